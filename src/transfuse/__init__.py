@@ -1,0 +1,93 @@
+"""Transformers you train on your own data, on your own machine, and can make cheaper afterwards.
+
+Every public name is here, and is imported at its first use, so `import transfuse` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Candidate": "transfuse.estimators.seq2seq",
+    "CheckpointError": "transfuse.errors",
+    "ConfigError": "transfuse.errors",
+    "DataError": "transfuse.errors",
+    "Inspection": "transfuse.reports.inspection",
+    "ModelDirectoryError": "transfuse.errors",
+    "Pairs": "transfuse.data.pairs",
+    "Score": "transfuse.metrics.text_scores",
+    "SearchConfig": "transfuse.generation.config",
+    "Seq2Seq": "transfuse.estimators.seq2seq",
+    "Seq2SeqConfig": "transfuse.models.seq2seq",
+    "TokenizerConfig": "transfuse.data.tokenizer",
+    "TrainingConfig": "transfuse.training.config",
+    "TrainingDiverged": "transfuse.errors",
+    "TrainingInterrupted": "transfuse.errors",
+    "TransfuseError": "transfuse.errors",
+    "TruncatedWarning": "transfuse.errors",
+    "UnseenCharactersWarning": "transfuse.errors",
+    "inspect": "transfuse.reports.inspection",
+    "load": "transfuse.estimators.directory",
+    "read_pairs": "transfuse.data.pairs",
+    "read_sources": "transfuse.data.pairs",
+}
+
+__all__ = [
+    "Candidate",
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "Inspection",
+    "ModelDirectoryError",
+    "Pairs",
+    "Score",
+    "SearchConfig",
+    "Seq2Seq",
+    "Seq2SeqConfig",
+    "TokenizerConfig",
+    "TrainingConfig",
+    "TrainingDiverged",
+    "TrainingInterrupted",
+    "TransfuseError",
+    "TruncatedWarning",
+    "UnseenCharactersWarning",
+    "inspect",
+    "load",
+    "read_pairs",
+    "read_sources",
+]
+
+if TYPE_CHECKING:
+    from transfuse.data.pairs import Pairs, read_pairs, read_sources
+    from transfuse.data.tokenizer import TokenizerConfig
+    from transfuse.errors import (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        ModelDirectoryError,
+        TrainingDiverged,
+        TrainingInterrupted,
+        TransfuseError,
+        TruncatedWarning,
+        UnseenCharactersWarning,
+    )
+    from transfuse.estimators.directory import load
+    from transfuse.estimators.seq2seq import Candidate, Seq2Seq
+    from transfuse.generation.config import SearchConfig
+    from transfuse.metrics.text_scores import Score
+    from transfuse.models.seq2seq import Seq2SeqConfig
+    from transfuse.reports.inspection import Inspection, inspect
+    from transfuse.training.config import TrainingConfig
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'transfuse' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

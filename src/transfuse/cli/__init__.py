@@ -1,0 +1,1 @@
+"""The `transfuse` command, written only with the public names of `transfuse`."""

@@ -1,0 +1,272 @@
+"""The command line: stdout is data, stderr is messages, exit codes are 0, 1 (failed), 2 (usage), 130/143 (interrupted).
+
+Nothing here imports torch until a command runs, so `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from transfuse.errors import ConfigError, DataError, TrainingInterrupted, TransfuseError
+
+if TYPE_CHECKING:
+    from transfuse import Pairs, SearchConfig, Seq2Seq
+
+app = typer.Typer(
+    help="Transformers you train on your own text, on your own machine.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+fit_app = typer.Typer(help="Train a model on your own data.", no_args_is_help=True)
+app.add_typer(fit_app, name="fit")
+
+_options = {"debug": False}
+
+Data = Annotated[list[Path], typer.Argument(help="A .tsv, .csv or .jsonl file, or two parallel files; .gz and .xz too.")]
+ModelDir = Annotated[Path, typer.Argument(help="A model directory, as written by fit.")]
+SourceColumn = Annotated[str | None, typer.Option("--source", help="Column of the source: a name, or a number from 1.")]
+TargetColumn = Annotated[str | None, typer.Option("--target", help="Column of the target: a name, or a number from 1.")]
+SkipBadRows = Annotated[bool, typer.Option(help="Leave out rows with an empty, missing or over-long side.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Beams = Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 is greedy. Default: as trained with.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the best there is.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any setting, as model.d_model=512 or training.dropout; repeatable."),
+]
+
+
+def run() -> None:
+    """Entry point: every expected failure becomes one line on stderr and an exit code."""
+    warnings.showwarning = _show_warning
+    try:
+        app()
+    except (DataError, ConfigError) as error:
+        _fail(error, 2)
+    except TrainingInterrupted as error:
+        _fail(error, 128 + error.signal_number)
+    except TransfuseError as error:
+        _fail(error, 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt as error:
+        _fail(error, 130)
+    except (OSError, MemoryError, RuntimeError) as error:
+        _fail(error, 1)
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    import transfuse
+
+    _options["debug"] = debug
+    if version:
+        typer.echo(f"transfuse {transfuse.__version__}")
+        raise typer.Exit
+
+
+@fit_app.command("seq2seq")
+def fit_seq2seq(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Where the model directory goes; checkpoints go to OUT/training.")],
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="Held-out pairs: one file, or the option twice for two parallel files.")
+    ] = None,
+    source: SourceColumn = None,
+    target: TargetColumn = None,
+    skip_bad_rows: SkipBadRows = False,
+    settings: Settings = None,
+    metric: Annotated[str, typer.Option(help="bleu, bleu-lc, bleu-char, chrf, rouge or exact.")] = "bleu",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in OUT.")] = False,
+    device: Device = None,
+) -> None:
+    """Train an encoder–decoder on pairs: translation, summarisation, dialogue."""
+    pairs = _read_pairs(data, source, target, skip_bad_rows)
+    held_out = _read_pairs(validation, source, target, skip_bad_rows) if validation else None
+    from transfuse import Seq2Seq
+
+    model = Seq2Seq(metric=metric, random_state=seed, run_dir=out / "training", device=device, verbose=True)
+    model.set_params(**_parse_settings(model, settings or []))
+    _say(f"{len(pairs):,} pairs; the model goes to {out}")
+    model.fit(
+        pairs.sources,
+        pairs.targets,
+        validation=(held_out.sources, held_out.targets) if held_out else None,
+        resume=resume,
+    )
+    model.save(out)
+    for score in model.results_["held_out_metrics"]:
+        _say(f"held out: {score['name']} {score['value']:.2f} ({score['signature']})")
+    _say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} PAIRS    transfuse inspect {out} 'A TEXT'")
+    typer.echo(str(out))
+
+
+@app.command()
+def predict(
+    directory: ModelDir,
+    data: Annotated[str, typer.Argument(help="A text file (a text a line), .tsv, .csv, .jsonl, or - for stdin.")] = "-",
+    source: SourceColumn = None,
+    beams: Beams = None,
+    n_best: Annotated[int, typer.Option(min=1, help="Outputs for each text.")] = 1,
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Print the model's output for each text, one a line (tabs and line ends in it become spaces)."""
+    texts = _stdin_lines() if data == "-" else _read_sources(Path(data), source)
+    model = _load(directory, device)
+    search = _search(model, beams).replace(n_best=n_best)
+    for text, candidates in zip(texts, model.predict_n_best(texts, search), strict=True):
+        if as_json:
+            typer.echo(json.dumps({"source": text, "outputs": [vars(one) for one in candidates]}, ensure_ascii=False))
+        else:
+            typer.echo("\t".join(" ".join(one.text.split()) for one in candidates))
+
+
+@app.command()
+def evaluate(
+    directory: ModelDir,
+    data: Data,
+    source: SourceColumn = None,
+    target: TargetColumn = None,
+    skip_bad_rows: SkipBadRows = False,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="bleu, bleu-lc, bleu-char, chrf, rouge, exact; repeatable.")
+    ] = None,
+    beams: Beams = None,
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Score the model on pairs it was not trained on, with signatures."""
+    pairs = _read_pairs(data, source, target, skip_bad_rows)
+    model = _load(directory, device)
+    model.set_params(search=_search(model, beams))
+    scores = model.evaluate(pairs.sources, pairs.targets, metric or model.metric)
+    if as_json:
+        typer.echo(json.dumps({"rows": len(pairs), "scores": [vars(score) for score in scores]}))
+    else:
+        for score in scores:
+            typer.echo(str(score))
+
+
+@app.command()
+def inspect(
+    directory: ModelDir,
+    text: Annotated[str, typer.Argument(help="A text to send through the model.")],
+    target: Annotated[str | None, typer.Option("--target", help="Its output. Default: what the model says.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Where the picture of attention goes (.png, .svg, .pdf).")] = None,
+    attention: Annotated[str, typer.Option(help="Which attention to draw: cross, encoder or decoder.")] = "cross",
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Show every stage's shapes, the parameters of each part, cache bytes, and attention as a picture."""
+    if attention not in ("cross", "encoder", "decoder"):
+        raise ConfigError(f"attention={attention!r} must be one of cross, encoder, decoder")
+    import transfuse
+
+    found = transfuse.inspect(_load(directory, device), text, target)
+    typer.echo(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else found.to_text())
+    if picture is not None:
+        found.save_picture(picture, attention)  # type: ignore[arg-type]
+        _say(f"attention drawn to {picture}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the model and the picture go.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Train a small real model, dates in twenty languages to ISO 8601, and show that it works."""
+    from transfuse.cli.demo import run_demo
+
+    run_demo(out, seed, _say, typer.echo)
+
+
+def _read_pairs(paths: list[Path], source: str | None, target: str | None, skip_bad_rows: bool) -> Pairs:
+    from transfuse import read_pairs
+
+    if len(paths) > 2:
+        raise DataError(f"{len(paths)} files given; expected one file of pairs or two parallel files")
+    second = paths[1] if len(paths) == 2 else None
+    pairs = read_pairs(paths[0], second, source=source, target=target, skip_bad_rows=skip_bad_rows)
+    if pairs.skipped:
+        _say(f"{paths[0]}: {pairs.skipped:,} unusable rows left out, {len(pairs):,} kept")
+    return pairs
+
+
+def _read_sources(path: Path, source: str | None) -> list[str]:
+    from transfuse import read_sources
+
+    return read_sources(path, source=source)
+
+
+def _stdin_lines() -> list[str]:
+    lines = sys.stdin.buffer.read().split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    texts = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            texts.append(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise DataError(f"stdin:{number}: not UTF-8 (byte {error.start + 1})") from error
+        if not texts[-1].strip():
+            raise DataError(f"stdin:{number}: the source is empty")
+    if not texts:
+        raise DataError("stdin: no texts in it")
+    return texts
+
+
+def _load(directory: Path, device: str | None) -> Seq2Seq:
+    from transfuse import load
+
+    return load(directory, device=device)
+
+
+def _search(model: Seq2Seq, beams: int | None) -> SearchConfig:
+    return model.search if beams is None else model.search.replace(beams=beams, n_best=1)
+
+
+def _parse_settings(model: Seq2Seq, settings: Iterable[str]) -> dict[str, Any]:
+    """`training.epochs=3` as `{"training__epochs": 3}`; values are JSON where they can be, text otherwise."""
+    known = model.get_params()
+    parsed = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        key = name.strip().replace(".", "__")
+        if not equals or key not in known or "__" not in key:
+            names = ", ".join(sorted(known_name.replace("__", ".") for known_name in known if "__" in known_name))
+            raise ConfigError(f"--set {setting}: expected NAME=VALUE with NAME one of {names}")
+        try:
+            parsed[key] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[key] = value
+    return parsed
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
+    _say(f"warning: {message}")
+
+
+def _fail(error: BaseException, code: int) -> None:
+    if _options["debug"]:
+        raise error
+    _say(f"transfuse: {error or type(error).__name__}")
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""Readers, tokenizers and batches: from files and columns to masked tensors."""

@@ -1,0 +1,192 @@
+"""Pairs of texts: from TSV, CSV or JSONL, from two parallel files, or from columns in memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transfuse.data.text_files import MAX_CHARACTERS, read_lines, suffix_of
+from transfuse.errors import DataError
+
+Row = tuple[int, Any, Any]
+"""Line number, source cell, target cell."""
+
+
+@dataclass
+class Pairs:
+    """Sources and targets of equal number; `skipped` counts the rows left out as unusable."""
+
+    sources: list[str] = field(default_factory=list)
+    targets: list[str] = field(default_factory=list)
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+
+def read_pairs(
+    path: str | Path,
+    second: str | Path | None = None,
+    *,
+    source: str | None = None,
+    target: str | None = None,
+    skip_bad_rows: bool = False,
+) -> Pairs:
+    """Read pairs from one file, or from two parallel files with a text a line.
+
+    `source` and `target` name the columns: header names (the first row is then a header) or numbers from 1 (no header).
+    Without them a TSV or CSV has exactly two columns and no header, and a JSONL the keys `source` and `target`. Files
+    may end in .gz or .xz. Raises DataError naming file, line and rule; `skip_bad_rows` leaves rows with an empty,
+    missing or over-long side out instead and counts them.
+    """
+    path = Path(path)
+    if second is not None:
+        rows = _parallel(path, Path(second))
+    elif suffix_of(path) == ".jsonl":
+        rows = _json_lines(path, source or "source", target or "target")
+    elif suffix_of(path) in (".tsv", ".csv"):
+        rows = _columns(path, source, target)
+    else:
+        raise DataError(
+            f"{path}: cannot tell the format; end the name in .tsv, .csv or .jsonl (and .gz or .xz), "
+            "or give two parallel files"
+        )
+    pairs = Pairs()
+    for line, left, right in rows:
+        complaint = _complaint("source", left) or _complaint("target", right)
+        if complaint is None:
+            pairs.sources.append(left)
+            pairs.targets.append(right)
+        elif skip_bad_rows:
+            pairs.skipped += 1
+        else:
+            raise DataError(f"{path}:{line}: {complaint}")
+    if not pairs.sources:
+        raise DataError(f"{path}: no pairs in it" + (f" ({pairs.skipped} unusable rows)" if pairs.skipped else ""))
+    return pairs
+
+
+def read_sources(path: str | Path, *, source: str | None = None) -> list[str]:
+    """Texts to feed a model: a line each of a plain text file, or one column of a TSV, CSV or JSONL.
+
+    `source` names the column as in `read_pairs`; without it a TSV or CSV gives its first column and has no header.
+    Raises DataError as `read_pairs` does.
+    """
+    path = Path(path)
+    if suffix_of(path) == ".jsonl":
+        rows: Iterator[Row] = _json_lines(path, source or "source", None)
+    elif suffix_of(path) in (".tsv", ".csv"):
+        rows = _columns(path, source or "1", None)
+    else:
+        rows = ((line, text, None) for line, text in enumerate(read_lines(path), start=1))
+    texts = []
+    for line, text, _ in rows:
+        complaint = _complaint("source", text)
+        if complaint is not None:
+            raise DataError(f"{path}:{line}: {complaint}")
+        texts.append(text)
+    if not texts:
+        raise DataError(f"{path}: no texts in it")
+    return texts
+
+
+def as_texts(column: Iterable[Any], name: str) -> list[str]:
+    """A list, array or pandas column as a list of strings, checked. `name` stands for it in errors.
+
+    Raises DataError naming the row (from 0, as indexing has it) of a missing, empty or over-long text.
+    """
+    if isinstance(column, str | bytes):
+        raise DataError(f"{name} is one string; expected a list, array or column of strings")
+    texts = []
+    for row, text in enumerate(column):
+        complaint = _complaint(name, text)
+        if complaint is not None:
+            raise DataError(f"{name}[{row}]: {complaint}")
+        texts.append(str(text))
+    if not texts:
+        raise DataError(f"{name} is empty; at least one text is needed")
+    return texts
+
+
+def _complaint(side: str, text: Any) -> str | None:
+    if text is None or (isinstance(text, float) and text != text):
+        return f"the {side} is missing"
+    if not isinstance(text, str):
+        return f"the {side} is {type(text).__name__} {text!r}, expected a string"
+    if len(text) > MAX_CHARACTERS:
+        return f"the {side} has {len(text):,} characters, at most {MAX_CHARACTERS:,} are allowed"
+    if not text.strip():
+        return f"the {side} is empty"
+    return None
+
+
+def _parallel(left: Path, right: Path) -> Iterator[Row]:
+    lefts, rights = list(read_lines(left)), list(read_lines(right))
+    if len(lefts) != len(rights):
+        raise DataError(
+            f"{left} has {len(lefts)} lines and {right} has {len(rights)}; line i of one must belong to line i of the other"
+        )
+    for line, (one, other) in enumerate(zip(lefts, rights, strict=True), start=1):
+        yield line, one, other
+
+
+def _json_lines(path: Path, source: str, target: str | None) -> Iterator[Row]:
+    for line, text in enumerate(read_lines(path), start=1):
+        if not text.strip():
+            continue
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}:{line}: not JSON ({error.msg} at column {error.colno})") from error
+        if not isinstance(record, dict):
+            raise DataError(f"{path}:{line}: {type(record).__name__}, expected an object a line")
+        for key in filter(None, (source, target)):
+            if key not in record:
+                raise DataError(f"{path}:{line}: no key {key!r} among {', '.join(sorted(map(repr, record)))}")
+        yield line, record[source], record[target] if target else None
+
+
+def _columns(path: Path, source: str | None, target: str | None) -> Iterator[Row]:
+    rows = _table(path)
+    if source is None and target is None:
+        wanted: list[int] = [0, 1]
+        width: int | None = 2
+    elif source is not None and source.isdigit() and (target is None or target.isdigit()):
+        wanted = [int(name) - 1 for name in (source, target) if name is not None]
+        width = None
+    else:
+        wanted, width = _header(path, next(rows, (1, []))[1], source, target)
+    for line, cells in rows:
+        width = len(cells) if width is None else width
+        if len(cells) != width:
+            hint = " (source<TAB>target)" if suffix_of(path) == ".tsv" and width == 2 else ""
+            raise DataError(f"{path}:{line}: {len(cells)} columns, expected {width}{hint}")
+        if max(wanted) >= width or min(wanted) < 0:
+            raise DataError(f"{path}:{line}: {width} columns, no column {max(wanted) + 1}")
+        yield line, cells[wanted[0]], cells[wanted[1]] if len(wanted) == 2 else None
+
+
+def _header(path: Path, names: Sequence[str], source: str | None, target: str | None) -> tuple[list[int], int]:
+    if source is None:
+        raise DataError(f"{path}: name both columns or none: source={source}, target={target}")
+    for name in filter(None, (source, target)):
+        if name not in names:
+            raise DataError(f"{path}:1: no column {name!r} in the header {', '.join(map(repr, names))}")
+    return [list(names).index(name) for name in (source, target) if name is not None], len(names)
+
+
+def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number (of the row's end) and cells; a TSV cell is everything between tabs, a CSV cell may be quoted."""
+    if suffix_of(path) == ".tsv":
+        yield from ((line, text.split("\t")) for line, text in enumerate(read_lines(path), start=1))
+        return
+    reader = csv.reader((text + "\n" for text in read_lines(path)), strict=True)
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: {error}") from error

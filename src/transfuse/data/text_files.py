@@ -1,0 +1,57 @@
+"""Text files line by line: plain, .gz or .xz, UTF-8, with the line number in every complaint."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from transfuse.errors import DataError
+
+MAX_CHARACTERS = 100_000
+"""Longest text a row may hold; longer ones are almost always a file that is not what it seems."""
+
+_OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """The file's bytes, decompressed by its ending. Raises DataError if it cannot be opened."""
+    try:
+        return cast(BinaryIO, _OPENERS.get(path.suffix, open)(path, "rb"))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from error
+
+
+def suffix_of(path: Path) -> str:
+    """The ending that names the format, lower-case and without .gz or .xz: `pairs.TSV.gz` gives `.tsv`."""
+    inner = Path(path.stem) if path.suffix in _OPENERS else path
+    return inner.suffix.lower()
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """The lines without their ends (`\\n` or `\\r\\n`; nothing else ends a line).
+
+    Raises DataError naming file and line for bytes that are not UTF-8 and for damaged compression.
+    """
+    number = 0
+    with open_bytes(path) as stream:
+        lines = iter(stream)
+        while True:
+            number += 1
+            try:
+                raw = next(lines)
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except StopIteration:
+                return
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}:{number}: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}, "
+                    "which is not UTF-8; convert the file (iconv -t UTF-8) first"
+                ) from error
+            except (OSError, *_DAMAGE) as error:
+                raise DataError(f"{path}:{number}: the compressed file is damaged or truncated ({error})") from error
+            yield text.removesuffix("\n").removesuffix("\r")

@@ -1,0 +1,63 @@
+"""Every exception transfuse raises on purpose, in one tree.
+
+    TransfuseError                 the root: anything below is a message for the reader, not a bug
+    ├── ConfigError                a setting contradicts another or the mathematics (also a ValueError)
+    ├── DataError                  a file, row or argument breaks a rule (also a ValueError)
+    ├── ModelDirectoryError        a saved model is missing, truncated or contradicts itself
+    ├── CheckpointError            a checkpoint could not be written or read
+    ├── TrainingDiverged           the loss or the gradient is no longer a finite number
+    └── TrainingInterrupted        a signal ended the training after a checkpoint was written
+"""
+
+from __future__ import annotations
+
+
+class TransfuseError(Exception):
+    """Root of every error whose message is meant for the person at the keyboard."""
+
+
+class ConfigError(TransfuseError, ValueError):
+    """A setting that contradicts another setting, named with both values and the rule."""
+
+
+class DataError(TransfuseError, ValueError):
+    """Input data that breaks a rule, named with file and line (or argument and row) and the rule."""
+
+
+class ModelDirectoryError(TransfuseError):
+    """A model directory that is missing, unreadable, truncated or contradicts itself."""
+
+
+class CheckpointError(TransfuseError):
+    """A checkpoint that could not be written or read; those already written are intact."""
+
+
+class TrainingDiverged(TransfuseError):
+    """The loss or gradient norm became NaN or infinite; the last good checkpoint is kept."""
+
+    def __init__(self, step: int, quantity: str, value: float) -> None:
+        super().__init__(
+            f"training stopped at step {step}: {quantity} is {value}; "
+            "checkpoints already written are intact (try a lower learning rate or a longer warm-up)"
+        )
+        self.step = step
+
+
+class TrainingInterrupted(TransfuseError):
+    """A signal asked the training to stop; everything up to `step` is in a checkpoint.
+
+    `signal_number` is 2 (SIGINT) or 15 (SIGTERM); a shell reports 128 more.
+    """
+
+    def __init__(self, signal_number: int, step: int, where: str) -> None:
+        super().__init__(f"interrupted after step {step}; resume from {where}")
+        self.signal_number = signal_number
+        self.step = step
+
+
+class UnseenCharactersWarning(UserWarning):
+    """Input holds characters that occurred nowhere in the training text."""
+
+
+class TruncatedWarning(UserWarning):
+    """Input was longer than the model's limit and was cut."""

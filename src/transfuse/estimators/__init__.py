@@ -1,0 +1,1 @@
+"""Estimators behind the scikit-learn contract: one file a task."""

@@ -1,0 +1,51 @@
+"""The README.md of a saved model: what it is and what was measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+import transfuse
+
+
+def model_card(model: nn.Module, results: dict[str, Any]) -> str:
+    """Markdown that says what the model is, how it scored on its held-out rows, and how to use it."""
+    n_parameters = sum(weight.numel() for weight in model.parameters())
+    lines = [
+        "---",
+        "library_name: transfuse",
+        "---",
+        "# Encoder–decoder Transformer",
+        "",
+        f"{n_parameters:,} parameters, trained with transfuse {transfuse.__version__}.",
+        "",
+        *_results(results),
+        "## Use",
+        "",
+        "```python",
+        "from transfuse import Seq2Seq",
+        "",
+        'Seq2Seq.load("this-directory").predict(["a text"])',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _results(results: dict[str, Any]) -> list[str]:
+    if not results:
+        return []
+    rows = [(score["name"], f"{score['value']:.2f}", score["signature"]) for score in results["held_out_metrics"]]
+    rows.append(("cross-entropy, nats a token", f"{results['held_out_loss']:.4f}", ""))
+    return [
+        f"## Measured on {results['held_out_rows']:,} held-out pairs",
+        "",
+        "| what | value | signature |",
+        "|---|---|---|",
+        *(f"| {name} | {value} | {signature} |" for name, value, signature in rows),
+        "",
+        f"{results['steps']:,} steps in {results['seconds'] / 60:.1f} minutes; the weights are the mean of the checkpoints "
+        f"at steps {', '.join(map(str, results['averaged_steps']))}.",
+        "",
+    ]

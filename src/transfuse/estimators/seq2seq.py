@@ -1,0 +1,312 @@
+"""Text to text: translation, summarisation, dialogue, anything that comes in pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import unicodedata
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+import transfuse
+from transfuse.data.batches import PairDataset
+from transfuse.data.pairs import as_texts
+from transfuse.data.tokenizer import Tokenizer, TokenizerConfig
+from transfuse.errors import (
+    CheckpointError,
+    DataError,
+    ModelDirectoryError,
+    TruncatedWarning,
+    UnseenCharactersWarning,
+)
+from transfuse.estimators.configured import ConfiguredEstimator
+from transfuse.estimators.model_card import model_card
+from transfuse.generation.config import SearchConfig
+from transfuse.generation.generate import generate
+from transfuse.metrics.text_scores import Score, score_texts
+from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
+from transfuse.pretrained.directory import load_model, read_json, save_model
+from transfuse.training.config import TrainingConfig
+from transfuse.training.loop import mean_loss
+from transfuse.training.progress import with_progress
+from transfuse.training.run import Run, pick_device
+from transfuse.training.seq2seq import seq2seq_loss
+
+ESTIMATOR, TOKENIZER = "transfuse.json", "tokenizer.json"
+MOST_HELD_OUT = 1000
+"""Rows held out of the training data at most, when no validation pairs are given."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of several outputs: its text, its score (higher is better) and its log-probability."""
+
+    text: str
+    score: float
+    log_probability: float
+
+
+class Seq2Seq(ConfiguredEstimator):
+    """An encoder–decoder Transformer with its own BPE, trained on pairs of texts.
+
+    `model`, `tokenizer`, `training` and `search` hold the settings of each part (their fields are parameters too:
+    `training__epochs`). `model.vocab_size` is the vocabulary asked for; small data may have less to give. `metric` is
+    what `score` returns: one of "bleu", "bleu-lc", "bleu-char", "chrf", "rouge" (ROUGE-L) or "exact". Checkpoints and
+    metrics go to `run_dir`, by default to a folder that is deleted afterwards. `device` is "cpu" or "cuda", by default
+    the best there is. With `verbose`, progress goes to stderr.
+
+    After `fit`: `model_` (the torch module), `tokenizer_`, `results_` (what the training came to), `characters_` (those
+    the training text had).
+    """
+
+    def __init__(
+        self,
+        *,
+        model: Seq2SeqConfig = Seq2SeqConfig(),
+        tokenizer: TokenizerConfig = TokenizerConfig(),
+        training: TrainingConfig = TrainingConfig(),
+        search: SearchConfig = SearchConfig(),
+        metric: str = "bleu",
+        validation_fraction: float = 0.05,
+        run_dir: str | Path | None = None,
+        device: str | None = None,
+        random_state: Any = 0,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.training = training
+        self.search = search
+        self.metric = metric
+        self.validation_fraction = validation_fraction
+        self.run_dir = run_dir
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(
+        self,
+        X: Iterable[str],
+        y: Iterable[str],
+        *,
+        validation: tuple[Iterable[str], Iterable[str]] | None = None,
+        resume: bool = False,
+    ) -> Self:
+        """Learn to turn each text of `X` into the text of `y` in the same place.
+
+        `validation` holds pairs to judge by; without it a random `validation_fraction` of the rows is kept aside.
+        `resume` goes on from the newest checkpoint in `run_dir`, to the same result as an undisturbed run. Raises
+        DataError for unusable rows, TrainingInterrupted, TrainingDiverged and CheckpointError as they say.
+        """
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        pairs = _columns(X, y, "X", "y")
+        training, held_out = self._split(pairs, validation, seed)
+        self.characters_ = "".join(sorted({c for side in training for text in side for c in self._plain(text)}))
+        self.tokenizer_ = Tokenizer.train([*training[0], *training[1]], self.model.vocab_size, self.tokenizer)
+        config = self.model.replace(vocab_size=len(self.tokenizer_), target_vocab_size=None)
+        self.model_ = Seq2SeqModel(config).initialise(seed).to(pick_device(self.device))
+        data, held = self._dataset(training, "training"), self._dataset(held_out, "held-out")
+
+        def score() -> float:
+            if self.training.select_by == "loss":
+                return -mean_loss(self.model_, held, seq2seq_loss, self.training)
+            return self._scores(*held_out, self.metric, self.search.replace(beams=1, n_best=1, sample=False))[-1].value
+
+        with ExitStack() as stack:
+            folder = Path(self.run_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="transfuse-")))
+            identity = {"model": config.to_dict(), "data": _fingerprint(data)}
+            run = Run(
+                self.model_, data, seq2seq_loss, self.training, folder=folder, seed=seed, score=score, identity=identity
+            )
+            _take_up(run, resume)
+            for _ in with_progress(run) if self.verbose else run.steps():
+                pass
+            self.results_ = run.finish()
+        self._judge(held, held_out)
+        return self
+
+    def predict(self, X: Iterable[str]) -> list[str]:
+        """The best output for each text."""
+        return [candidates[0].text for candidates in self.predict_n_best(X)]
+
+    def predict_n_best(self, X: Iterable[str], search: SearchConfig | None = None) -> list[list[Candidate]]:
+        """The `n_best` outputs for each text, best first; `search` overrides the estimator's own."""
+        check_is_fitted(self, "model_")
+        texts = as_texts(X, "X")
+        self._warn_of_unseen(texts)
+        return self._generate(texts, search or self.search)
+
+    def score(self, X: Iterable[str], y: Iterable[str]) -> float:
+        """`metric` of the predictions for `X` against `y`, 0 to 100 (the last score of `evaluate`)."""
+        return self.evaluate(X, y)[-1].value
+
+    def evaluate(self, X: Iterable[str], y: Iterable[str], metric: str | None = None) -> list[Score]:
+        """The scores that `metric` (by default the estimator's) stands for, with their signatures."""
+        check_is_fitted(self, "model_")
+        pairs = _columns(X, y, "X", "y")
+        self._warn_of_unseen(pairs[0])
+        return self._scores(*pairs, metric or self.metric, self.search)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a Hugging Face style directory; `transformers` opens it where it has the architecture."""
+        check_is_fitted(self, "model_")
+        folder = Path(folder)
+        parts = {name: getattr(self, name).to_dict() for name in ("tokenizer", "training", "search")}
+        about = {
+            "estimator": type(self).__name__,
+            "version": transfuse.__version__,
+            "metric": self.metric,
+            **parts,
+            "results": self.results_,
+            "characters": self.characters_,
+        }
+        beside = {
+            TOKENIZER: self.tokenizer_.to_json(),
+            "tokenizer_config.json": json.dumps(_tokenizer_values(self.model_.config), indent=2),
+            ESTIMATOR: json.dumps(about, indent=2, ensure_ascii=False),
+            "README.md": model_card(self.model_, self.results_),
+        }
+        save_model(self.model_, folder, beside)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
+        """The estimator saved in `folder`, or one around a `transformers` directory that has a tokenizer.json.
+
+        Raises ModelDirectoryError naming file and rule.
+        """
+        folder = Path(folder)
+        model = load_model(folder)
+        tokenizer = Tokenizer.load(folder / TOKENIZER)
+        if len(tokenizer) > model.config.vocab_size:
+            raise ModelDirectoryError(
+                f"{folder / TOKENIZER}: {len(tokenizer)} tokens, but the model has {model.config.vocab_size}"
+            )
+        about = read_json(folder / ESTIMATOR) if (folder / ESTIMATOR).is_file() else {}
+        estimator = cls(
+            model=model.config,
+            tokenizer=TokenizerConfig(**about.get("tokenizer", {})),
+            training=TrainingConfig(**about.get("training", {})),
+            search=SearchConfig(**about.get("search", {})),
+            metric=about.get("metric", "bleu"),
+            device=device,
+        )
+        estimator.model_ = model.to(pick_device(device))
+        estimator.tokenizer_ = tokenizer
+        estimator.results_ = about.get("results", {})
+        estimator.characters_ = about.get("characters", "")
+        return estimator
+
+    def _split(self, pairs: _Pairs, validation: tuple[Iterable[str], Iterable[str]] | None, seed: int) -> list[_Pairs]:
+        if validation is not None:
+            return [pairs, _columns(*validation, "validation[0]", "validation[1]")]
+        n = len(pairs[0])
+        if n < 2:
+            raise DataError(f"{n} pair; at least 2 are needed, one to learn from and one to judge by")
+        n_held_out = min(max(1, round(self.validation_fraction * n)), MOST_HELD_OUT, n - 1)
+        order = np.random.default_rng(seed).permutation(n)
+        return [
+            tuple([side[row] for row in sorted(rows)] for side in pairs)  # type: ignore[misc]
+            for rows in (order[n_held_out:], order[:n_held_out])
+        ]
+
+    def _dataset(self, pairs: _Pairs, name: str) -> PairDataset:
+        sources, targets = (
+            self._cut(self.tokenizer_.encode(side), f"{name} {kind}")
+            for side, kind in zip(pairs, ("sources", "targets"), strict=True)
+        )
+        return PairDataset(sources, targets, self.model_.config.start_id, self.model_.config.pad_id)
+
+    def _cut(self, rows: list[list[int]], name: str) -> list[list[int]]:
+        """Rows no longer than the model's positions, each still closed by the end token."""
+        longest, end_id = self.model_.config.max_positions, self.model_.config.end_id
+        long = [i for i, row in enumerate(rows) if len(row) > longest]
+        if long:
+            warnings.warn(
+                f"{name}: {len(long)} of {len(rows)} texts have more than {longest} tokens and are cut "
+                f"(the first is row {long[0]} with {len(rows[long[0]])})",
+                TruncatedWarning,
+                stacklevel=4,
+            )
+        return [row if len(row) <= longest else [*row[: longest - 1], end_id] for row in rows]
+
+    def _warn_of_unseen(self, texts: Sequence[str]) -> None:
+        known = set(self.characters_)
+        unseen = {row: set(self._plain(text)) - known for row, text in enumerate(texts)} if known else {}
+        rows = [row for row, characters in unseen.items() if characters]
+        if rows:
+            named = " ".join(map(repr, sorted(set().union(*(unseen[row] for row in rows)))[:5]))
+            warnings.warn(
+                f"{len(rows)} of {len(texts)} texts hold characters that never occurred in training "
+                f"(the first is row {rows[0]}): {named}; expect little of what depends on them",
+                UnseenCharactersWarning,
+                stacklevel=3,
+            )
+
+    def _plain(self, text: str) -> str:
+        text = unicodedata.normalize("NFC", text)
+        return text.lower() if self.tokenizer.lowercase else text
+
+    def _judge(self, held: PairDataset, held_out: _Pairs) -> None:
+        scores = self._scores(*held_out, self.metric, self.search)
+        self.results_ |= {
+            "held_out_loss": mean_loss(self.model_, held, seq2seq_loss, self.training),
+            "held_out_rows": len(held),
+            "held_out_metrics": [vars(score) for score in scores],
+        }
+
+    def _scores(self, sources: list[str], targets: list[str], metric: str, search: SearchConfig) -> list[Score]:
+        outputs = [row[0].text for row in self._generate(sources, search)]
+        return score_texts(outputs, targets, metric)
+
+    def _generate(self, texts: Sequence[str], search: SearchConfig) -> list[list[Candidate]]:
+        found = generate(self.model_, self._cut(self.tokenizer_.encode(texts), "X"), search)
+        flat = [one.ids for hypotheses in found for one in hypotheses]
+        outputs = iter(self.tokenizer_.decode(flat))
+        return [[Candidate(next(outputs), one.score, one.log_probability) for one in row] for row in found]
+
+
+_Pairs = tuple[list[str], list[str]]
+
+
+def _columns(X: Iterable[str], y: Iterable[str], x_name: str, y_name: str) -> _Pairs:
+    sources, targets = as_texts(X, x_name), as_texts(y, y_name)
+    if len(sources) != len(targets):
+        raise DataError(f"{x_name} has {len(sources)} rows and {y_name} has {len(targets)}; they must be equally many")
+    return sources, targets
+
+
+def _take_up(run: Run, resume: bool) -> None:
+    if not resume and run.checkpoints.steps():
+        raise CheckpointError(
+            f"{run.checkpoints.folder} holds checkpoints of an earlier run; resume it, or choose another folder"
+        )
+    if resume:
+        run.resume()
+
+
+def _fingerprint(data: PairDataset) -> str:
+    digest = hashlib.sha256()
+    for row in (*data.sources, *data.targets):
+        digest.update(np.asarray(row, dtype=np.int32).tobytes())
+    return digest.hexdigest()
+
+
+def _tokenizer_values(config: Seq2SeqConfig) -> dict[str, Any]:
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "model_max_length": config.max_positions,
+        "clean_up_tokenization_spaces": False,
+    }

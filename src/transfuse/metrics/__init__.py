@@ -1,0 +1,1 @@
+"""Corpus scores of generated text, each with the signature that makes it comparable."""

@@ -1,0 +1,1 @@
+"""Models as assembly lists over `transfuse.nn`."""

@@ -1,0 +1,229 @@
+"""The encoder–decoder Transformer of "Attention Is All You Need" (arXiv 1706.03762).
+
+Shapes: B rows, S source positions, T target positions, D d_model, V target vocabulary. Ids are integers, masks boolean
+with True = may attend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from transfuse.config import Config
+from transfuse.errors import ConfigError
+from transfuse.nn.attention import Attention, check_heads
+from transfuse.nn.blocks import Block, BlockCache, Stack
+from transfuse.nn.embeddings import TokenEmbedding
+from transfuse.nn.feed_forward import FeedForward
+from transfuse.nn.positions import Learned, Rotary, Sinusoidal
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "layer": partial(nn.LayerNorm, eps=1e-5),
+    "rms": partial(nn.RMSNorm, eps=1e-6),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig(Config):
+    """Every size and choice of an encoder–decoder.
+
+    `None` stands for "as many as": K/V heads as query heads, target vocabulary as source vocabulary. `positions` is
+    "sinusoidal" (the paper's, counted from 0), "closed-sinusoidal" (fairseq's and M2M100's, counted from `pad_id` + 1),
+    "learned" or "rotary". `share_embeddings` uses one table for source and target, `tie_output` uses the target table as
+    the output projection.
+    """
+
+    vocab_size: int = 8000
+    target_vocab_size: int | None = None
+    d_model: int = 256
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+    encoder_heads: int = 4
+    decoder_heads: int = 4
+    encoder_kv_heads: int | None = None
+    decoder_kv_heads: int | None = None
+    cross_kv_heads: int | None = None
+    encoder_hidden: int = 1024
+    decoder_hidden: int = 1024
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+    gated: bool = False
+    bias: bool = True
+    output_bias: bool = False
+    norm: Literal["layer", "rms"] = "layer"
+    norm_first: bool = True
+    positions: Literal["sinusoidal", "closed-sinusoidal", "learned", "rotary"] = "closed-sinusoidal"
+    max_positions: int = 1024
+    scale_embeddings: bool = True
+    share_embeddings: bool = True
+    tie_output: bool = True
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    start_id: int = 0
+    pad_id: int = 1
+    end_id: int = 2
+
+    def __post_init__(self) -> None:
+        self.check_types()
+        self.check_positive("vocab_size", "target_vocab_size", "d_model", "encoder_layers", "decoder_layers")
+        self.check_positive("encoder_hidden", "decoder_hidden", "max_positions")
+        self.check_fraction("dropout", "attention_dropout", "hidden_dropout")
+        check_heads(self.d_model, self.encoder_heads, self.encoder_kv_heads or self.encoder_heads)
+        check_heads(self.d_model, self.decoder_heads, self.decoder_kv_heads or self.decoder_heads)
+        check_heads(self.d_model, self.decoder_heads, self.cross_kv_heads or self.decoder_heads)
+        if self.share_embeddings and self.n_target_tokens != self.vocab_size:
+            raise ConfigError(
+                f"share_embeddings needs one vocabulary: vocab_size={self.vocab_size}, "
+                f"target_vocab_size={self.target_vocab_size}"
+            )
+
+    @property
+    def n_target_tokens(self) -> int:
+        """Size of the target vocabulary."""
+        return self.target_vocab_size or self.vocab_size
+
+
+@dataclass
+class DecoderState:
+    """What decoding keeps between steps: the memory with its mask, every block's cache, and how far it has come.
+
+    `self` caches hold a row for each sequence being written, cross caches a row for each source, so several
+    consecutive sequences (beams) may read one source.
+    """
+
+    memory_BSD: Tensor
+    memory_keep_BS: Tensor
+    caches: list[BlockCache]
+    position: int = 0
+
+    def select_sequences(self, rows: Tensor) -> None:
+        """Keep these rows of the sequences being written."""
+        for cache in self.caches:
+            cache.own.select(rows)
+
+    def select_sources(self, rows: Tensor) -> None:
+        """Keep these rows of the sources."""
+        self.memory_BSD, self.memory_keep_BS = self.memory_BSD[rows], self.memory_keep_BS[rows]
+        for cache in self.caches:
+            cache.cross.select(rows)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of keys and values held."""
+        return sum(cache.own.n_bytes + cache.cross.n_bytes for cache in self.caches)
+
+
+class Seq2SeqModel(nn.Module):
+    """Source ids in, logits over the target vocabulary out, one vector of logits a target position."""
+
+    def __init__(self, config: Seq2SeqConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        source = nn.Embedding(c.vocab_size, c.d_model)
+        target = source if c.share_embeddings else nn.Embedding(c.n_target_tokens, c.d_model)
+        self.source_embedding = TokenEmbedding(source, _positions(c), scale=c.scale_embeddings, dropout=c.dropout)
+        self.target_embedding = TokenEmbedding(target, _positions(c), scale=c.scale_embeddings, dropout=c.dropout)
+        closing = NORMS[c.norm] if c.norm_first else None
+        self.encoder = Stack([_encoder_block(c) for _ in range(c.encoder_layers)], closing and closing(c.d_model))
+        self.decoder = Stack([_decoder_block(c) for _ in range(c.decoder_layers)], closing and closing(c.d_model))
+        self.output = nn.Linear(c.d_model, c.n_target_tokens, bias=c.output_bias)
+        if c.tie_output:
+            self.output.weight = target.weight
+
+    def initialise(self, seed: int) -> Seq2SeqModel:
+        """Draw all weights anew from `seed`: embeddings N(0, 1/d_model), matrices Glorot-uniform, biases 0, norms 1."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if "norm" in name:
+                nn.init.constant_(weight, float(name.endswith("weight")))
+            elif weight.dim() == 1:
+                nn.init.zeros_(weight)
+            elif "embedding" in name or weight is self.target_embedding.token.weight:
+                nn.init.normal_(weight, std=self.config.d_model**-0.5, generator=generator)
+            else:
+                nn.init.xavier_uniform_(weight, generator=generator)
+        return self
+
+    def forward(self, source_BS: Tensor, source_keep_BS: Tensor, target_BT: Tensor) -> Tensor:
+        """Logits (B, T, V): position t scores the token that follows `target[:, : t + 1]`."""
+        return self.output(self.hidden(source_BS, source_keep_BS, target_BT))
+
+    def hidden(self, source_BS: Tensor, source_keep_BS: Tensor, target_BT: Tensor) -> Tensor:
+        """The decoder's last vectors (B, T, D), before the output projection."""
+        return self.decode(target_BT, self.encode(source_BS, source_keep_BS), source_keep_BS)
+
+    def encode(self, source_BS: Tensor, keep_BS: Tensor) -> Tensor:
+        """The encoder's vectors (B, S, D)."""
+        return self.encoder(self.source_embedding(source_BS), keep=keep_BS)
+
+    def decode(
+        self,
+        target_BT: Tensor,
+        memory_BSD: Tensor,
+        memory_keep_BS: Tensor,
+        caches: list[BlockCache] | None = None,
+        position: int = 0,
+    ) -> Tensor:
+        """The decoder's vectors (B, T, D). With `caches`, `target` goes on from `position` tokens already seen."""
+        x_BTD = self.target_embedding(target_BT, position)
+        return self.decoder(x_BTD, memory_BSD, memory_keep=memory_keep_BS, cache=caches)
+
+    def start(self, source_BS: Tensor, keep_BS: Tensor) -> DecoderState:
+        """Encode the sources and return the state from which `step` decodes."""
+        memory = self.encode(source_BS, keep_BS)
+        return DecoderState(memory, keep_BS, [BlockCache() for _ in self.decoder.blocks])
+
+    def step(self, ids_B: Tensor, state: DecoderState) -> Tensor:
+        """Feed one token a sequence; logits (B, V) of the next. B is a multiple of the sources held by `state`."""
+        x_B1D = self.decode(ids_B[:, None], state.memory_BSD, state.memory_keep_BS, state.caches, state.position)
+        state.position += 1
+        return self.output(x_B1D[:, 0])
+
+
+def _positions(c: Seq2SeqConfig) -> nn.Module | None:
+    if c.positions == "sinusoidal":
+        return Sinusoidal(c.d_model)
+    if c.positions == "closed-sinusoidal":
+        return Sinusoidal(c.d_model, offset=c.pad_id + 1, closed=True)
+    return Learned(c.max_positions, c.d_model) if c.positions == "learned" else None
+
+
+def _attention(c: Seq2SeqConfig, n_heads: int, n_kv_heads: int | None, *, causal: bool, rotary: bool) -> Attention:
+    turn = Rotary(c.d_model // n_heads) if rotary and c.positions == "rotary" else None
+    return Attention(
+        c.d_model, n_heads, n_kv_heads, bias=c.bias, causal=causal, dropout=c.attention_dropout, rotary=turn
+    )
+
+
+def _feed_forward(c: Seq2SeqConfig, d_hidden: int) -> FeedForward:
+    return FeedForward(
+        c.d_model, d_hidden, activation=c.activation, gated=c.gated, bias=c.bias, dropout=c.hidden_dropout
+    )
+
+
+def _encoder_block(c: Seq2SeqConfig) -> Block:
+    return Block(
+        c.d_model,
+        _attention(c, c.encoder_heads, c.encoder_kv_heads, causal=False, rotary=True),
+        _feed_forward(c, c.encoder_hidden),
+        norm=NORMS[c.norm],
+        norm_first=c.norm_first,
+        dropout=c.dropout,
+    )
+
+
+def _decoder_block(c: Seq2SeqConfig) -> Block:
+    return Block(
+        c.d_model,
+        _attention(c, c.decoder_heads, c.decoder_kv_heads, causal=True, rotary=True),
+        _feed_forward(c, c.decoder_hidden),
+        _attention(c, c.decoder_heads, c.cross_kv_heads, causal=False, rotary=False),
+        norm=NORMS[c.norm],
+        norm_first=c.norm_first,
+        dropout=c.dropout,
+    )

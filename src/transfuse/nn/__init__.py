@@ -1,0 +1,1 @@
+"""Layers: attention, positions, feed-forward, blocks, embeddings and the key/value cache."""

@@ -1,0 +1,172 @@
+"""Attention: multi-head, multi-query and grouped-query, self and cross, in one class.
+
+Scaled dot-product attention is from "Attention Is All You Need" (arXiv 1706.03762), multi-query from arXiv 1911.02150,
+grouped-query from arXiv 2305.13245. The only difference between the three is `n_kv_heads`.
+
+Shapes: B rows, T query positions, S key positions, D d_model, H query heads, G key/value heads, R = H / G query heads
+a group, K head width. `keep` is boolean, True = may attend.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transfuse.errors import ConfigError
+from transfuse.nn.cache import KeyValueCache
+from transfuse.nn.dropout import Dropout
+from transfuse.nn.positions import Rotary
+
+FUSED_FROM = 128 * 128
+"""On a CPU, query positions × key positions from which the fused kernel beats two matrix products."""
+
+
+class Attention(nn.Module):
+    """Attention with `n_heads` query heads over `n_kv_heads` key/value heads, each `d_model // n_heads` wide.
+
+    `n_kv_heads == n_heads` (the default) is multi-head, 1 is multi-query, anything between grouped-query. Query head h
+    reads key/value head `h // (n_heads // n_kv_heads)`: neighbours share. `causal` lets position t see keys up to t;
+    `rotary` turns queries and keys by their position (self-attention only).
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int | None = None,
+        *,
+        bias: bool = True,
+        causal: bool = False,
+        dropout: float = 0.0,
+        rotary: Rotary | None = None,
+    ) -> None:
+        super().__init__()
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        check_heads(d_model, n_heads, n_kv_heads)
+        self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_model // n_heads
+        self.causal = causal
+        self.rotary = rotary
+        self.query = nn.Linear(d_model, d_model, bias=bias)
+        self.key = nn.Linear(d_model, n_kv_heads * self.d_head, bias=bias)
+        self.value = nn.Linear(d_model, n_kv_heads * self.d_head, bias=bias)
+        self.out = nn.Linear(d_model, d_model, bias=bias)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        memory_BSD: Tensor | None = None,
+        *,
+        keep: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Attend from `x` to itself, or to `memory` when given; (B, T, D) comes back.
+
+        `keep` is (B, S), or (B, T, S) where it depends on the query. With a `cache`, self-attention appends `x`'s keys
+        and values and attends to all that it holds; cross-attention fills it from `memory` at the first call and reads
+        it ever after, and may hold one row for several consecutive rows of `x` (the beams of one sentence).
+        """
+        q_BHTK, k_BGSK, v_BGSK = self._project(x_BTD, memory_BSD, cache)
+        heads_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, keep=keep, causal=self.causal, dropout=self.dropout)
+        return self.out(heads_BHTK.transpose(1, 2).reshape(x_BTD.shape))
+
+    def weights(self, x_BTD: Tensor, memory_BSD: Tensor | None = None, *, keep: Tensor | None = None) -> Tensor:
+        """The attention weights themselves, (B, H, T, S); each row sums to 1."""
+        q_BHTK, k_BGSK, _ = self._project(x_BTD, memory_BSD, None)
+        return _weights(q_BHTK, k_BGSK, keep, self.causal).flatten(1, 2)
+
+    def _project(
+        self, x_BTD: Tensor, memory_BSD: Tensor | None, cache: KeyValueCache | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if memory_BSD is not None:
+            k_BGSK, v_BGSK = self._memory_heads(memory_BSD, cache)
+            # queries never meet in cross-attention, so beams of one sentence are just more query positions
+            q_BHTK = self._split(self.query(x_BTD.reshape(k_BGSK.shape[0], -1, x_BTD.shape[-1])), self.n_heads)
+            return q_BHTK, k_BGSK, v_BGSK
+        q_BHTK = self._split(self.query(x_BTD), self.n_heads)
+        k_BGTK = self._split(self.key(x_BTD), self.n_kv_heads)
+        v_BGTK = self._split(self.value(x_BTD), self.n_kv_heads)
+        if self.rotary is not None:
+            start = 0 if cache is None else len(cache)
+            q_BHTK, k_BGTK = self.rotary(q_BHTK, start), self.rotary(k_BGTK, start)
+        if cache is not None:
+            k_BGTK, v_BGTK = cache.append(k_BGTK, v_BGTK)
+        return q_BHTK, k_BGTK, v_BGTK
+
+    def _memory_heads(self, memory_BSD: Tensor, cache: KeyValueCache | None) -> tuple[Tensor, Tensor]:
+        if cache is not None and len(cache):
+            return cache.read()
+        k_BGSK = self._split(self.key(memory_BSD), self.n_kv_heads)
+        v_BGSK = self._split(self.value(memory_BSD), self.n_kv_heads)
+        # read at every later step, so laid out for the reads once
+        return (k_BGSK, v_BGSK) if cache is None else cache.append(k_BGSK.contiguous(), v_BGSK.contiguous())
+
+    def _split(self, x_BTD: Tensor, n_heads: int) -> Tensor:
+        return x_BTD.view(*x_BTD.shape[:2], n_heads, self.d_head).transpose(1, 2)
+
+
+def check_heads(d_model: int, n_heads: int, n_kv_heads: int) -> None:
+    """Raise ConfigError unless the three sizes fit together."""
+    if n_heads < 1 or d_model % n_heads:
+        raise ConfigError(f"d_model={d_model} must be a multiple of n_heads={n_heads}")
+    if n_kv_heads < 1 or n_heads % n_kv_heads:
+        raise ConfigError(f"n_heads={n_heads} must be a multiple of n_kv_heads={n_kv_heads}")
+
+
+def attend(
+    q_BHTK: Tensor,
+    k_BGSK: Tensor,
+    v_BGSK: Tensor,
+    *,
+    keep: Tensor | None = None,
+    causal: bool = False,
+    dropout: Dropout | None = None,
+) -> Tensor:
+    """Scaled dot-product attention of H query heads over G key/value heads; (B, H, T, K).
+
+    With `causal` the T queries are the last T of the S positions. Short sequences take two matrix products with a
+    group's queries folded into one; long ones PyTorch's fused kernel.
+    """
+    T, S = q_BHTK.shape[2], k_BGSK.shape[2]
+    drops = dropout is not None and dropout.training and dropout.rate > 0
+    if not drops and T > 1 and (q_BHTK.is_cuda or T * S >= FUSED_FROM):
+        square = keep is None and T == S
+        mask = _allowed(keep, causal and not square, T, S, q_BHTK.device)
+        grouped = q_BHTK.shape[1] != k_BGSK.shape[1]
+        return F.scaled_dot_product_attention(
+            q_BHTK, k_BGSK, v_BGSK, attn_mask=mask, is_causal=causal and square, enable_gqa=grouped
+        )
+    weights_BGRTS = _weights(q_BHTK, k_BGSK, keep, causal)
+    if dropout is not None:
+        weights_BGRTS = dropout(weights_BGRTS)
+    return (weights_BGRTS.flatten(2, 3) @ v_BGSK).view(q_BHTK.shape)
+
+
+def _weights(q_BHTK: Tensor, k_BGSK: Tensor, keep: Tensor | None, causal: bool) -> Tensor:
+    """Softmax of the scaled scores, (B, G, R, T, S)."""
+    B, H, T, K = q_BHTK.shape
+    G, S = k_BGSK.shape[1:3]
+    folded = (q_BHTK * (1 / math.sqrt(K))).reshape(B, G, H // G * T, K)  # neighbours share a group
+    scores = (folded @ k_BGSK.transpose(2, 3)).view(B, G, H // G, T, S)
+    allowed = _allowed(keep, causal and T > 1, T, S, q_BHTK.device)
+    if allowed is not None:
+        bias = torch.zeros(allowed.shape, dtype=scores.dtype, device=scores.device)
+        scores = scores + bias.masked_fill_(~allowed, -math.inf).unsqueeze(1)
+    return scores.softmax(-1)
+
+
+def _allowed(keep: Tensor | None, causal: bool, T: int, S: int, device: torch.device) -> Tensor | None:
+    """Both masks in one, True = may attend, broadcastable to (B, heads, T, S); None where all may."""
+    allowed = None
+    if keep is not None:
+        allowed = keep[:, None, None, :] if keep.dim() == 2 else keep[:, None]
+    if causal:
+        allowed = _causal(T, S, device) if allowed is None else allowed & _causal(T, S, device)
+    return allowed
+
+
+def _causal(T: int, S: int, device: torch.device) -> Tensor:
+    return torch.ones(1, 1, T, S, dtype=torch.bool, device=device).tril(S - T)

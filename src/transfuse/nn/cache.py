@@ -1,0 +1,77 @@
+"""Keys and values kept between decoding steps.
+
+Shapes: B rows, G key/value heads, S positions, K head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+GROWTH = 32
+"""Positions by which a full cache grows at a time."""
+
+
+class KeyValueCache:
+    """The keys and values of one attention, `n_kv_heads` heads wide, grown in blocks of positions.
+
+    For self-attention every step appends; for cross-attention the encoder's keys and values are appended once and
+    serve every later step. `len(cache)` is the number of positions held.
+    """
+
+    def __init__(self) -> None:
+        self._k_BGSK: Tensor | None = None
+        self._v_BGSK: Tensor | None = None
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the positions held (blocks reserved for growth are not counted)."""
+        if not self._length:
+            return 0
+        return sum(part.numel() * part.element_size() for part in self.read())
+
+    def append(self, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
+        """Add T positions; return all keys and all values held, each (B, G, S, K)."""
+        start, stop = self._length, self._length + k_BGTK.shape[2]
+        self._k_BGSK = _room_for(self._k_BGSK, k_BGTK, start, stop)
+        self._v_BGSK = _room_for(self._v_BGSK, v_BGTK, start, stop)
+        if start:
+            self._k_BGSK[:, :, start:stop] = k_BGTK
+            self._v_BGSK[:, :, start:stop] = v_BGTK
+        self._length = stop
+        return self.read()
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """All keys and all values held, each (B, G, S, K)."""
+        assert self._k_BGSK is not None and self._v_BGSK is not None, "read before the first append"
+        return self._k_BGSK[:, :, : self._length], self._v_BGSK[:, :, : self._length]
+
+    def select(self, rows: Tensor) -> None:
+        """Keep `rows` (a 1-D index, repeats allowed) in the order given."""
+        if self._k_BGSK is not None and self._v_BGSK is not None:
+            k_BGSK, v_BGSK = self.read()
+            spare = self._k_BGSK.shape[2]
+            self._k_BGSK = _select(k_BGSK, rows, spare)
+            self._v_BGSK = _select(v_BGSK, rows, spare)
+
+
+def _room_for(held: Tensor | None, new: Tensor, start: int, stop: int) -> Tensor:
+    if held is None:
+        return new  # a cross-attention cache never grows, so the first append reserves nothing
+    if held.shape[2] >= stop:
+        return held
+    grown = new.new_empty(*held.shape[:2], stop + GROWTH, held.shape[3])
+    grown[:, :, :start] = held[:, :, :start]
+    return grown
+
+
+def _select(held: Tensor, rows: Tensor, capacity: int) -> Tensor:
+    if held.shape[2] == capacity:
+        return held.index_select(0, rows)
+    chosen = held.new_empty(len(rows), held.shape[1], capacity, held.shape[3])
+    torch.index_select(held, 0, rows, out=chosen[:, :, : held.shape[2]])
+    return chosen

@@ -1,0 +1,46 @@
+"""Position-wise feed-forward, plain (arXiv 1706.03762) and gated (arXiv 2002.05202).
+
+Shapes: B rows, T positions, D d_model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transfuse.nn.dropout import Dropout
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+"""Names a config may use for the nonlinearity; `silu` is also called swish."""
+
+
+class FeedForward(nn.Module):
+    """`down(activation(up(x)))`, d_model to `d_hidden` and back; `gated` multiplies the hidden layer by `gate(x)`'s
+    activation instead, `down(activation(gate(x)) · up(x))`."""
+
+    def __init__(
+        self,
+        d_model: int,
+        d_hidden: int,
+        *,
+        activation: str = "relu",
+        gated: bool = False,
+        bias: bool = True,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.up = nn.Linear(d_model, d_hidden, bias=bias)
+        self.gate = nn.Linear(d_model, d_hidden, bias=bias) if gated else None
+        self.down = nn.Linear(d_hidden, d_model, bias=bias)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D), every position by itself."""
+        if self.gate is None:
+            hidden = self.activation(self.up(x_BTD))
+        else:
+            hidden = self.activation(self.gate(x_BTD)) * self.up(x_BTD)
+        return self.down(self.dropout(hidden))

@@ -1,0 +1,1 @@
+"""Model directories in Hugging Face form, and two-way tables between other people's weights and ours."""

@@ -1,0 +1,159 @@
+"""Model directories: config.json, model.safetensors and what lies beside them.
+
+A directory is written completely beside its files, flushed, and only then moved over them, so a full disk or a crash
+leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from transfuse.durable import flush, flush_folder
+from transfuse.errors import ConfigError, ModelDirectoryError
+from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
+from transfuse.pretrained.bart_shaped import M2M100, MARIAN
+from transfuse.pretrained.family import Family
+from transfuse.pretrained.renames import to_ours, to_theirs
+
+CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
+
+_FIELD_NAMES = {field.name for field in dataclasses.fields(Seq2SeqConfig)}
+
+OWN = Family(
+    model_type="transfuse-seq2seq",
+    architecture="Seq2SeqModel",
+    expresses=lambda config: True,
+    values=lambda config: config.to_dict(),
+    config=lambda values: Seq2SeqConfig.from_dict({k: v for k, v in values.items() if k in _FIELD_NAMES}),
+    table=lambda config: [],
+    complete=lambda config, weights: None,
+    reduce=lambda config, weights: None,
+)
+"""Our own names, for the architectures that no other family has (grouped heads, rotary positions, gates, …)."""
+
+FAMILIES = (MARIAN, M2M100, OWN)
+"""Every family, in the order in which a config looks for one that has its architecture."""
+
+
+def save_model(model: Seq2SeqModel, folder: Path, beside: Mapping[str, str] | None = None) -> None:
+    """Write `model`, and `beside` (file name to text), into `folder`, in the form `transformers` reads where it has
+    the architecture. Raises ModelDirectoryError, leaving what was there, if the disk refuses."""
+    family = next(family for family in FAMILIES if family.expresses(model.config))
+    weights = {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
+    if table := family.table(model.config):
+        weights = to_theirs(table, weights)
+    family.complete(model.config, weights)
+    values = {"model_type": family.model_type, "architectures": [family.architecture], **family.values(model.config)}
+    texts = {
+        CONFIG: json.dumps(values, indent=2),
+        GENERATION: json.dumps(_generation_values(model.config), indent=2),
+        **(beside or {}),
+    }
+    stage = folder / ".saving"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir()
+        save_file({name: weight.cpu() for name, weight in weights.items()}, stage / WEIGHTS, {"format": "pt"})
+        for name, text in texts.items():
+            (stage / name).write_text(text, encoding="utf-8")
+        flush_folder(stage)
+        for path in stage.iterdir():
+            path.replace(folder / path.name)
+        stage.rmdir()
+        flush(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(stage, ignore_errors=True)
+        raise ModelDirectoryError(f"cannot write {folder}: {error}; what was there is unchanged") from error
+
+
+def load_model(folder: Path) -> Seq2SeqModel:
+    """The model of a directory, in evaluation mode, in float32.
+
+    Raises ModelDirectoryError naming file and rule when something is missing, damaged, unknown or contradictory.
+    """
+    values = read_json(folder / CONFIG)
+    family = next((family for family in FAMILIES if family.model_type == values.get("model_type")), None)
+    if family is None:
+        known = ", ".join(family.model_type for family in FAMILIES)
+        raise ModelDirectoryError(
+            f"{folder / CONFIG}: model_type={values.get('model_type')!r} is not an encoder–decoder known here ({known})"
+        )
+    try:
+        config = family.config(values)
+    except (ConfigError, ModelDirectoryError) as error:
+        raise ModelDirectoryError(f"{folder / CONFIG}: {error}") from error
+    weights = _read_weights(folder)
+    unknown: list[str] = []
+    if table := family.table(config):
+        family.reduce(config, weights)
+        weights, unknown = to_ours(table, weights)
+    with torch.device("meta"):
+        model = Seq2SeqModel(config)
+    _check(folder / WEIGHTS, model, weights, unknown)
+    model = Seq2SeqModel(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    return model.eval()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises ModelDirectoryError if the file is missing or something else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        hint = "no such directory" if not path.parent.is_dir() else f"no {path.name} in it; not a model directory"
+        raise ModelDirectoryError(f"{path.parent}: {hint}") from error
+    except (OSError, ValueError) as error:
+        raise ModelDirectoryError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise ModelDirectoryError(f"{path}: holds a {type(values).__name__}, expected an object")
+    return values
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickled = sorted(folder.glob("*.bin"))
+        reason = f"; {pickled[0].name} is a pickle, which can run any code and is not read" if pickled else ""
+        raise ModelDirectoryError(f"{folder}: no {WEIGHTS} in it{reason}")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelDirectoryError(f"{path}: damaged or truncated ({error})") from error
+
+
+def _check(path: Path, model: Seq2SeqModel, weights: Mapping[str, Tensor], unknown: list[str]) -> None:
+    expected = dict(model.named_parameters())
+    unknown = unknown + sorted(set(weights) - set(expected))
+    missing = sorted(set(expected) - set(weights))
+    if unknown or missing:
+        parts = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
+        raise ModelDirectoryError(f"{path}: the weights are not those of {CONFIG}; {'; '.join(parts)}")
+    for name, parameter in expected.items():
+        if parameter.shape != weights[name].shape:
+            raise ModelDirectoryError(
+                f"{path}: {name} has shape {tuple(weights[name].shape)}, {CONFIG} asks for {tuple(parameter.shape)}"
+            )
+
+
+def _generation_values(config: Seq2SeqConfig) -> dict[str, Any]:
+    return {
+        "decoder_start_token_id": config.start_id,
+        "bos_token_id": config.start_id,
+        "eos_token_id": config.end_id,
+        "pad_token_id": config.pad_id,
+        "bad_words_ids": [[config.pad_id], [config.start_id]][: 1 + (config.start_id != config.pad_id)],
+        "max_length": config.max_positions,
+    }

@@ -1,0 +1,92 @@
+"""Losses that never hold the whole logits.
+
+Shapes: N positions, D d_model, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK_NUMBERS = 1 << 20
+"""Logits held at a time: 4 MiB in float32, so that softmax and gradient find them still in the cache."""
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, smoothing: float = 0.0
+) -> Tensor:
+    """Sum over positions of the cross-entropy of softmax(hidden · weightᵀ + bias) against `labels`.
+
+    With `smoothing` ε the target distribution is 1 - ε on the label plus ε / V everywhere (arXiv 1512.00567, as
+    `torch.nn.functional.cross_entropy` has it). Logits are made, used for loss and gradient, and dropped a chunk at a
+    time, in the autocast dtype where autocast is on; the softmax is always float32 or wider.
+    """
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, smoothing)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, smoothing: float
+    ) -> Tensor:
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        with torch.autocast(kind, enabled=False):
+            h, w = hidden.to(dtype), weight.to(dtype)
+            b = None if bias is None else bias.to(dtype)
+            total = torch.zeros((), dtype=wide, device=hidden.device)
+            wanted = any(ctx.needs_input_grad)
+            gradients = [torch.zeros_like(part, dtype=wide) if wanted else None for part in (hidden, weight)]
+            gradients.append(torch.zeros_like(bias, dtype=wide) if wanted and bias is not None else None)
+            rows = max(1, CHUNK_NUMBERS // len(weight))
+            for i in range(0, len(h), rows):
+                part = slice(i, i + rows)
+                log_p = F.log_softmax(F.linear(h[part], w, b).to(wide), dim=-1)
+                total += _smoothed(log_p, labels[part], smoothing)
+                if wanted:
+                    _accumulate(gradients, part, _gradient(log_p, labels[part], smoothing).to(dtype), h, w)
+        ctx.save_for_backward(*gradients)
+        ctx.dtypes = hidden.dtype, weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        for_hidden, for_weight, for_bias = ctx.saved_tensors
+        (scale,) = outputs
+        hidden_dtype, weight_dtype = ctx.dtypes
+        return (
+            (for_hidden * scale).to(hidden_dtype),
+            (for_weight * scale).to(weight_dtype),
+            None if for_bias is None else (for_bias * scale).to(weight_dtype),
+            None,
+            None,
+        )
+
+
+def _smoothed(log_p_NV: Tensor, labels_N: Tensor, smoothing: float) -> Tensor:
+    chosen = log_p_NV.gather(1, labels_N[:, None]).sum()
+    if not smoothing:
+        return -chosen
+    return -(1 - smoothing) * chosen - smoothing / log_p_NV.shape[1] * log_p_NV.sum()
+
+
+def _gradient(log_p_NV: Tensor, labels_N: Tensor, smoothing: float) -> Tensor:
+    """Softmax minus target distribution; reuses the memory of `log_p`."""
+    gradient = log_p_NV.exp_()
+    if smoothing:
+        gradient -= smoothing / gradient.shape[1]
+    gradient[torch.arange(len(labels_N), device=labels_N.device), labels_N] -= 1 - smoothing
+    return gradient
+
+
+def _accumulate(gradients: list[Tensor | None], part: slice, gradient_NV: Tensor, h: Tensor, w: Tensor) -> None:
+    for_hidden, for_weight, for_bias = gradients
+    assert for_hidden is not None and for_weight is not None
+    for_hidden[part] = gradient_NV @ w
+    for_weight += gradient_NV.T @ h[part]
+    if for_bias is not None:
+        for_bias += gradient_NV.sum(0, dtype=for_bias.dtype)

@@ -1,0 +1,204 @@
+"""A training run: the loop, held-out scores, early stopping, averaging, checkpoints and resuming."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from transfuse.errors import CheckpointError, TrainingInterrupted
+from transfuse.training.checkpoint import (
+    Checkpoints,
+    optimizer_tensors,
+    own_weights,
+    set_optimizer,
+    set_weights,
+)
+from transfuse.training.config import TrainingConfig
+from transfuse.training.interrupt import Interrupts
+from transfuse.training.loop import Dataset, Loss, Position, Step, count_steps, make_optimizer, train
+from transfuse.training.metrics_log import MetricsLog
+
+
+@dataclass
+class RunState:
+    """Everything of a run that is neither weights nor optimiser, as saved in a checkpoint's state.json.
+
+    `validated` lists the steps with a held-out score, `best_step` is the one whose score is highest, `waited` counts
+    validations since then. `identity` is what must be equal for a resume to make sense.
+    """
+
+    identity: dict[str, Any]
+    position: Position = field(default_factory=Position)
+    validated: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    finished: bool = False
+
+    @property
+    def best_step(self) -> int:
+        """The validated step with the highest score, the earliest of equals."""
+        return self.validated[self.scores.index(max(self.scores))]
+
+    @property
+    def waited(self) -> int:
+        """Validations since the best one."""
+        return len(self.scores) - 1 - self.scores.index(max(self.scores))
+
+    def window(self, step: int, length: int) -> list[int]:
+        """The last `length` validated steps up to `step`: those whose weights are averaged there."""
+        return [earlier for earlier in self.validated if earlier <= step][-length:]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RunState:
+        """The state that `asdict` wrote."""
+        return cls(**{**values, "position": Position(**values["position"])})
+
+
+class Run:
+    """Train `model` in place under `folder`; iterate over `steps()`, then call `finish()`.
+
+    `score` judges the model as it stands on held-out data, higher is better. `identity` is any JSON object that must be
+    the same when the run is resumed: settings, data fingerprint, seed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Dataset,
+        loss: Loss,
+        config: TrainingConfig,
+        *,
+        folder: Path,
+        seed: int,
+        score: Callable[[], float],
+        identity: dict[str, Any] | None = None,
+    ) -> None:
+        self.model, self.data, self.loss, self.config = model, data, loss, config
+        self.seed, self.score = seed, score
+        self.optimizer = make_optimizer(model, config)
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.metrics_path = folder / "metrics.jsonl"
+        self.total_steps = count_steps(data, config, seed)
+        self.state = RunState({"seed": seed, "training": config.to_dict(), **(identity or {})})
+
+    def resume(self) -> bool:
+        """Take up the newest whole checkpoint; False if there is none.
+
+        Raises CheckpointError, naming what differs, if it belongs to a run with other settings or data.
+        """
+        step = self.checkpoints.latest()
+        if step is None:
+            return False
+        state = RunState.from_dict(self.checkpoints.state(step))
+        differing = sorted(k for k in self.state.identity if state.identity.get(k) != self.state.identity[k])
+        if differing:
+            raise CheckpointError(
+                f"{self.checkpoints.path(step)} is of another run: {', '.join(differing)} differ; "
+                "resume with the same data and settings, or start anew in another folder"
+            )
+        self.state = state
+        set_weights(self.model, self.checkpoints.weights(step))
+        set_optimizer(self.model, self.optimizer, self.checkpoints.optimizer(step))
+        return True
+
+    def steps(self) -> Iterator[Step]:
+        """Train on, yielding every step; validations and checkpoints happen on the way.
+
+        Raises TrainingInterrupted after a checkpoint when SIGINT or SIGTERM arrives, TrainingDiverged on NaN.
+        """
+        if self.state.finished:
+            return
+        log = MetricsLog(self.metrics_path, self.state.position.step)
+        began = time.perf_counter() - self.state.seconds
+        with Interrupts() as interrupts:
+            loop = train(
+                self.model,
+                self.data,
+                self.loss,
+                self.optimizer,
+                self.config,
+                seed=self.seed,
+                start=self.state.position,
+            )
+            for step in loop:
+                self.state.position = step.position
+                self.state.seconds = time.perf_counter() - began
+                log.write(kind="step", **_record(step), elapsed=round(self.state.seconds, 3))
+                yield step
+                if step.position.step % self.config.validate_every == 0:
+                    self._validate(log)
+                    if self.config.patience is not None and self.state.waited >= self.config.patience:
+                        break
+                if interrupts.signal_number is not None:
+                    self._save()
+                    path = self.checkpoints.path(step.position.step)
+                    raise TrainingInterrupted(interrupts.signal_number, step.position.step, str(path))
+            if not self.state.validated or self.state.validated[-1] != self.state.position.step:
+                self._validate(log)
+            self.state.finished = True
+            self._save()
+
+    def finish(self) -> dict[str, Any]:
+        """Give the model the averaged weights with the best held-out score; return what the run came to."""
+        best = self.state.best_step
+        averaged = self.state.window(best, self.config.average)
+        set_weights(self.model, self.checkpoints.mean_weights(averaged))
+        self.model.eval()
+        return {
+            "steps": self.state.position.step,
+            "best_step": best,
+            "averaged_steps": averaged,
+            "held_out_score": max(self.state.scores),
+            "seconds": round(self.state.seconds, 1),
+        }
+
+    def _validate(self, log: MetricsLog) -> None:
+        """Score the averaged weights, log it, and write a checkpoint of the weights as they are."""
+        step = self.state.position.step
+        own = {name: weight.clone() for name, weight in own_weights(self.model).items()}
+        earlier = self.state.window(step, self.config.average)[-(self.config.average - 1) :]
+        earlier = earlier if self.config.average > 1 else []
+        if earlier:
+            mean = self.checkpoints.mean_weights(earlier)
+            n = len(earlier)
+            set_weights(self.model, {name: (mean[name] * n + own[name]) / (n + 1) for name in own})
+        score = self.score()
+        set_weights(self.model, own)
+        self.state.validated.append(step)
+        self.state.scores.append(score)
+        log.write(kind="validation", step=step, score=score, elapsed=round(self.state.seconds, 3))
+        self._save()
+
+    def _save(self) -> None:
+        step = self.state.position.step
+        self.checkpoints.save(
+            step, own_weights(self.model), optimizer_tensors(self.model, self.optimizer), asdict(self.state)
+        )
+        whole = set(self.checkpoints.steps()[-self.config.keep :])
+        window = {early for kept in (*whole, step) for early in self.state.window(kept, self.config.average)}
+        if self.state.validated:
+            window |= set(self.state.window(self.state.best_step, self.config.average))
+        self.checkpoints.prune(whole=whole, weights=window)
+
+
+def _record(step: Step) -> dict[str, Any]:
+    return {
+        "step": step.position.step,
+        "epoch": step.position.epoch,
+        "loss": step.loss,
+        "learning_rate": step.learning_rate,
+        "gradient_norm": step.gradient_norm,
+        "n_tokens": step.n_tokens,
+        "seconds": round(step.seconds, 4),
+    }
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device called `name`, or the best there is: CUDA, then CPU."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
