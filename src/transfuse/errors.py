@@ -1,12 +1,12 @@
 """Every exception transfuse raises on purpose, in one tree.
 
-    TransfuseError                 the root: anything below is a message for the reader, not a bug
-    ├── ConfigError                a setting contradicts another or the mathematics (also a ValueError)
-    ├── DataError                  a file, row or argument breaks a rule (also a ValueError)
-    ├── ModelDirectoryError        a saved model is missing, truncated or contradicts itself
-    ├── CheckpointError            a checkpoint could not be written or read
-    ├── TrainingDiverged           the loss or the gradient is no longer a finite number
-    └── TrainingInterrupted        a signal ended the training after a checkpoint was written
+TransfuseError                 the root: anything below is a message for the reader, not a bug
+├── ConfigError                a setting contradicts another or the mathematics (also a ValueError)
+├── DataError                  a file, row or argument breaks a rule (also a ValueError)
+├── ModelDirectoryError        a saved model is missing, truncated or contradicts itself
+├── CheckpointError            a checkpoint could not be written or read
+├── TrainingDiverged           the loss or the gradient is no longer a finite number
+└── TrainingInterrupted        a signal ended the training after a checkpoint was written
 """
 
 from __future__ import annotations

@@ -19,7 +19,28 @@ from transfuse import (
     inspect,
 )
 
-LANGUAGES = "cs da de el en es fi fr hu id it ja nl pl pt ro ru sv tr zh".split()
+LANGUAGES = [
+    "cs",
+    "da",
+    "de",
+    "el",
+    "en",
+    "es",
+    "fi",
+    "fr",
+    "hu",
+    "id",
+    "it",
+    "ja",
+    "nl",
+    "pl",
+    "pt",
+    "ro",
+    "ru",
+    "sv",
+    "tr",
+    "zh",
+]
 STYLES = ("medium", "long", "full")
 FIRST_YEAR, LAST_YEAR = 1900, 2099
 N_TRAINING, N_HELD_OUT = 30_000, 1_000

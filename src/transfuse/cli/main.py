@@ -31,7 +31,9 @@ app.add_typer(fit_app, name="fit")
 
 _options = {"debug": False}
 
-Data = Annotated[list[Path], typer.Argument(help="A .tsv, .csv or .jsonl file, or two parallel files; .gz and .xz too.")]
+Data = Annotated[
+    list[Path], typer.Argument(help="A .tsv, .csv or .jsonl file, or two parallel files; .gz and .xz too.")
+]
 ModelDir = Annotated[Path, typer.Argument(help="A model directory, as written by fit.")]
 SourceColumn = Annotated[str | None, typer.Option("--source", help="Column of the source: a name, or a number from 1.")]
 TargetColumn = Annotated[str | None, typer.Option("--target", help="Column of the target: a name, or a number from 1.")]
@@ -41,7 +43,9 @@ Beams = Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 i
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the best there is.")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Any setting, as model.d_model=512 or training.dropout; repeatable."),
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any setting, as model.d_model=512 or training.dropout; repeatable."
+    ),
 ]
 
 
@@ -167,7 +171,9 @@ def inspect(
     directory: ModelDir,
     text: Annotated[str, typer.Argument(help="A text to send through the model.")],
     target: Annotated[str | None, typer.Option("--target", help="Its output. Default: what the model says.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Where the picture of attention goes (.png, .svg, .pdf).")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where the picture of attention goes (.png, .svg, .pdf).")
+    ] = None,
     attention: Annotated[str, typer.Option(help="Which attention to draw: cross, encoder or decoder.")] = "cross",
     as_json: AsJson = False,
     device: Device = None,

@@ -128,7 +128,8 @@ def _parallel(left: Path, right: Path) -> Iterator[Row]:
     lefts, rights = list(read_lines(left)), list(read_lines(right))
     if len(lefts) != len(rights):
         raise DataError(
-            f"{left} has {len(lefts)} lines and {right} has {len(rights)}; line i of one must belong to line i of the other"
+            f"{left} has {len(lefts)} lines and {right} has {len(rights)}; "
+            "line i of one must belong to line i of the other"
         )
     for line, (one, other) in enumerate(zip(lefts, rights, strict=True), start=1):
         yield line, one, other

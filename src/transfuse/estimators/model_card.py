@@ -45,7 +45,7 @@ def _results(results: dict[str, Any]) -> list[str]:
         "|---|---|---|",
         *(f"| {name} | {value} | {signature} |" for name, value, signature in rows),
         "",
-        f"{results['steps']:,} steps in {results['seconds'] / 60:.1f} minutes; the weights are the mean of the checkpoints "
-        f"at steps {', '.join(map(str, results['averaged_steps']))}.",
+        f"{results['steps']:,} steps in {results['seconds'] / 60:.1f} minutes; the weights are the mean of the "
+        f"checkpoints at steps {', '.join(map(str, results['averaged_steps']))}.",
         "",
     ]

@@ -32,7 +32,7 @@ from transfuse.estimators.configured import ConfiguredEstimator
 from transfuse.estimators.model_card import model_card
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate
-from transfuse.metrics.text_scores import Score, score_texts
+from transfuse.metrics.text_scores import Score, check_metrics, score_texts
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
 from transfuse.pretrained.directory import load_model, read_json, save_model
 from transfuse.training.config import TrainingConfig
@@ -108,6 +108,7 @@ class Seq2Seq(ConfiguredEstimator):
         DataError for unusable rows, TrainingInterrupted, TrainingDiverged and CheckpointError as they say.
         """
         seed = int(check_random_state(self.random_state).randint(2**31))
+        check_metrics([self.metric])
         pairs = _columns(X, y, "X", "y")
         training, held_out = self._split(pairs, validation, seed)
         self.characters_ = "".join(sorted({c for side in training for text in side for c in self._plain(text)}))
@@ -119,7 +120,8 @@ class Seq2Seq(ConfiguredEstimator):
         def score() -> float:
             if self.training.select_by == "loss":
                 return -mean_loss(self.model_, held, seq2seq_loss, self.training)
-            return self._scores(*held_out, self.metric, self.search.replace(beams=1, n_best=1, sample=False))[-1].value
+            greedy = self.search.replace(beams=1, n_best=1, sample=False)
+            return self._scores(*held_out, [self.metric], greedy)[-1].value
 
         with ExitStack() as stack:
             folder = Path(self.run_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="transfuse-")))
@@ -149,12 +151,13 @@ class Seq2Seq(ConfiguredEstimator):
         """`metric` of the predictions for `X` against `y`, 0 to 100 (the last score of `evaluate`)."""
         return self.evaluate(X, y)[-1].value
 
-    def evaluate(self, X: Iterable[str], y: Iterable[str], metric: str | None = None) -> list[Score]:
-        """The scores that `metric` (by default the estimator's) stands for, with their signatures."""
+    def evaluate(self, X: Iterable[str], y: Iterable[str], metrics: str | Sequence[str] | None = None) -> list[Score]:
+        """The scores that `metrics` (by default the estimator's) stand for, with their signatures."""
         check_is_fitted(self, "model_")
         pairs = _columns(X, y, "X", "y")
         self._warn_of_unseen(pairs[0])
-        return self._scores(*pairs, metric or self.metric, self.search)
+        chosen = self.metric if metrics is None else metrics
+        return self._scores(*pairs, [chosen] if isinstance(chosen, str) else chosen, self.search)
 
     def save(self, folder: str | Path) -> Path:
         """Write a Hugging Face style directory; `transformers` opens it where it has the architecture."""
@@ -257,16 +260,19 @@ class Seq2Seq(ConfiguredEstimator):
         return text.lower() if self.tokenizer.lowercase else text
 
     def _judge(self, held: PairDataset, held_out: _Pairs) -> None:
-        scores = self._scores(*held_out, self.metric, self.search)
+        scores = self._scores(*held_out, [self.metric], self.search)
         self.results_ |= {
             "held_out_loss": mean_loss(self.model_, held, seq2seq_loss, self.training),
             "held_out_rows": len(held),
             "held_out_metrics": [vars(score) for score in scores],
         }
 
-    def _scores(self, sources: list[str], targets: list[str], metric: str, search: SearchConfig) -> list[Score]:
+    def _scores(
+        self, sources: list[str], targets: list[str], metrics: Sequence[str], search: SearchConfig
+    ) -> list[Score]:
+        check_metrics(metrics)
         outputs = [row[0].text for row in self._generate(sources, search)]
-        return score_texts(outputs, targets, metric)
+        return [score for metric in metrics for score in score_texts(outputs, targets, metric)]
 
     def _generate(self, texts: Sequence[str], search: SearchConfig) -> list[list[Candidate]]:
         found = generate(self.model_, self._cut(self.tokenizer_.encode(texts), "X"), search)

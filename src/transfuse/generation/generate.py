@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from transfuse.generation.sequences import Hypothesis, Model, greedy, write
 
 @torch.inference_mode()
 def generate(
-    model: torch.nn.Module, sources: Sequence[Sequence[int]], config: SearchConfig | None = None
+    model: Model, sources: Sequence[Sequence[int]], config: SearchConfig | None = None
 ) -> list[list[Hypothesis]]:
     """The `n_best` hypotheses of each source (a row of ids), best first.
 
@@ -32,7 +31,7 @@ def generate(
 
 
 def _one_batch(
-    model: torch.nn.Module, sources: Sequence[Sequence[int]], rows: list[int], config: SearchConfig
+    model: Model, sources: Sequence[Sequence[int]], rows: list[int], config: SearchConfig
 ) -> list[list[Hypothesis]]:
     source, keep, limits = _padded(model, [sources[row] for row in rows], config.max_tokens)
     if not config.sample and config.beams > 1:
@@ -42,8 +41,9 @@ def _one_batch(
     drawn: list[list[Hypothesis]] = [[] for _ in rows]
     for repeat in range(config.n_best):
         # every repeat of a row is its own stream of random numbers
-        sampler = Sampler(replace(config, n_best=1), [row * config.n_best + repeat for row in rows])
-        for found, one in zip(drawn, write(model, model.start(source, keep), limits, sampler, config.length_penalty)):
+        sampler = Sampler(config, [row * config.n_best + repeat for row in rows])
+        written = write(model, model.start(source, keep), limits, sampler, config.length_penalty)
+        for found, one in zip(drawn, written, strict=True):
             found.append(one)
     return [sorted(found, key=lambda one: -one.score) for found in drawn]
 
@@ -59,9 +59,7 @@ def _by_length(sources: Sequence[Sequence[int]], budget: int) -> Iterator[list[i
         yield batch
 
 
-def _padded(
-    model: torch.nn.Module, rows: list[Sequence[int]], max_tokens: int | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _padded(model: Model, rows: list[Sequence[int]], max_tokens: int | None) -> tuple[Tensor, Tensor, Tensor]:
     device = next(model.parameters()).device
     lengths = torch.tensor([len(row) for row in rows])
     keep = torch.arange(int(lengths.max())) < lengths[:, None]

@@ -20,7 +20,6 @@ class Sampler:
     def __init__(self, config: SearchConfig, rows: list[int]) -> None:
         self.config = config
         self._streams = [np.random.default_rng([config.seed, row]) for row in rows]
-        self._drawn = [0] * len(rows)
 
     def __call__(self, logits_BV: Tensor, rows_B: Tensor, step: int) -> Tensor:
         """One token a row, drawn from the filtered distribution."""

@@ -6,7 +6,7 @@ Shapes: B rows, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -39,6 +39,12 @@ class Model(Protocol):
     """What generation needs of a model; `Seq2SeqModel` is one."""
 
     config: Any
+
+    def eval(self) -> Any:
+        """Switch dropout off."""
+
+    def parameters(self) -> Iterator[Any]:
+        """The weights, on whose device generation runs."""
 
     def start(self, source_BS: Tensor, keep_BS: Tensor) -> Any:
         """The state before the first step."""

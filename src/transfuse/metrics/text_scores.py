@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transfuse.errors import ConfigError, DataError
 
@@ -28,40 +29,37 @@ def score_texts(hypotheses: Sequence[str], references: Sequence[str], metric: st
 
     Raises ConfigError for an unknown metric, DataError unless there is one reference a hypothesis.
     """
-    if metric not in METRICS:
-        raise ConfigError(f"metric={metric!r} must be one of {', '.join(METRICS)}")
+    check_metrics([metric])
     if len(hypotheses) != len(references) or not hypotheses:
         raise DataError(f"{len(hypotheses)} hypotheses for {len(references)} references; one each is needed")
     return METRICS[metric](hypotheses, references)
 
 
-def _bleu(hypotheses: Sequence[str], references: Sequence[str]) -> list[Score]:
-    from sacrebleu.metrics import BLEU
-
-    return [_sacrebleu("BLEU", BLEU(), hypotheses, references)]
-
-
-def _bleu_lowercase(hypotheses: Sequence[str], references: Sequence[str]) -> list[Score]:
-    from sacrebleu.metrics import BLEU
-
-    return [_sacrebleu("BLEU", BLEU(lowercase=True), hypotheses, references)]
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raise ConfigError for a name that is not in `METRICS`."""
+    for metric in metrics:
+        if metric not in METRICS:
+            raise ConfigError(f"metric={metric!r} must be one of {', '.join(METRICS)}")
 
 
-def _bleu_characters(hypotheses: Sequence[str], references: Sequence[str]) -> list[Score]:
-    from sacrebleu.metrics import BLEU
+def _bleu(**settings: Any) -> Callable[[Sequence[str], Sequence[str]], list[Score]]:
+    def score(hypotheses: Sequence[str], references: Sequence[str]) -> list[Score]:
+        from sacrebleu import BLEU
 
-    return [_sacrebleu("BLEU", BLEU(tokenize="char"), hypotheses, references)]
+        return [_sacrebleu("BLEU", BLEU(**settings), hypotheses, references)]
+
+    return score
 
 
 def _chrf(hypotheses: Sequence[str], references: Sequence[str]) -> list[Score]:
-    from sacrebleu.metrics import CHRF
+    from sacrebleu import CHRF
 
     return [_sacrebleu("chrF", CHRF(), hypotheses, references)]
 
 
-def _sacrebleu(name: str, metric: object, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
-    result = metric.corpus_score(list(hypotheses), [list(references)])  # type: ignore[attr-defined]
-    return Score(name, float(result.score), str(metric.get_signature()))  # type: ignore[attr-defined]
+def _sacrebleu(name: str, metric: Any, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
+    result = metric.corpus_score(list(hypotheses), [list(references)])
+    return Score(name, float(result.score), str(metric.get_signature()))
 
 
 def _exact(hypotheses: Sequence[str], references: Sequence[str]) -> list[Score]:
@@ -90,7 +88,9 @@ def _ascii_words(text: str) -> list[str]:
 
 def _unicode_words(text: str) -> list[str]:
     """Words of any script; a Chinese or Japanese character, written without spaces, is a word."""
-    return re.findall(r"[\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+", text.lower())
+    return re.findall(
+        r"[\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+", text.lower()
+    )
 
 
 def _overlap(hypothesis: list[str], reference: list[str], n: int) -> float:
@@ -112,9 +112,9 @@ def _f1(common: int, n_hypothesis: int, n_reference: int) -> float:
 
 
 METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], list[Score]]] = {
-    "bleu": _bleu,
-    "bleu-lc": _bleu_lowercase,
-    "bleu-char": _bleu_characters,
+    "bleu": _bleu(),
+    "bleu-lc": _bleu(lowercase=True),
+    "bleu-char": _bleu(tokenize="char"),
     "chrf": _chrf,
     "rouge": _rouge,
     "exact": _exact,

@@ -34,8 +34,8 @@ class Seq2SeqConfig(Config):
 
     `None` stands for "as many as": K/V heads as query heads, target vocabulary as source vocabulary. `positions` is
     "sinusoidal" (the paper's, counted from 0), "closed-sinusoidal" (fairseq's and M2M100's, counted from `pad_id` + 1),
-    "learned" or "rotary". `share_embeddings` uses one table for source and target, `tie_output` uses the target table as
-    the output projection.
+    "learned" or "rotary". `share_embeddings` uses one table for source and target, `tie_output` makes the target
+    table the output projection.
     """
 
     vocab_size: int = 8000
@@ -123,7 +123,11 @@ class Seq2SeqModel(nn.Module):
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__()
-        self.config = c = config
+        self.config = config
+        with torch.random.fork_rng(devices=[]):  # layers draw default weights from a generator that is not ours
+            self._assemble(config)
+
+    def _assemble(self, c: Seq2SeqConfig) -> None:
         source = nn.Embedding(c.vocab_size, c.d_model)
         target = source if c.share_embeddings else nn.Embedding(c.n_target_tokens, c.d_model)
         self.source_embedding = TokenEmbedding(source, _positions(c), scale=c.scale_embeddings, dropout=c.dropout)

@@ -32,9 +32,12 @@ class Dropout(nn.Module):
             return x
         if x.is_cuda:
             return F.dropout(x, self.rate)
-        return _PackedDropout.apply(x, min(round(self.rate * _LEVELS), _LEVELS - 1))
+        return _PackedDropout.apply(  # type: ignore[no-untyped-call]
+            x, min(round(self.rate * _LEVELS), _LEVELS - 1)
+        )
 
     def extra_repr(self) -> str:
+        """The rate, for `print(model)`."""
         return f"rate={self.rate}"
 
 

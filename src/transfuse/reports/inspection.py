@@ -101,7 +101,9 @@ class Inspection:
         maps = self.attention[kind]
         size = 1.5 + 0.28 * len(columns), 1.5 + 0.28 * len(rows)
         figure = Figure(figsize=(max(size[0], 3) * len(maps), max(size[1], 3)), layout="constrained")
-        for layer, (weights_HTS, axes) in enumerate(zip(maps, figure.subplots(1, len(maps), squeeze=False)[0], strict=True)):
+        for layer, (weights_HTS, axes) in enumerate(
+            zip(maps, figure.subplots(1, len(maps), squeeze=False)[0], strict=True)
+        ):
             axes.imshow(weights_HTS.mean(0).numpy(), cmap="Blues", vmin=0, aspect="auto")
             axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
             axes.set_yticks(range(len(rows)), rows, fontsize=8)

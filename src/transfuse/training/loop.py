@@ -162,6 +162,6 @@ def _gradients(
     for batch in batches:
         with autocast(device, config):
             summed = loss(model, batch.to(device), config.label_smoothing)
-        (summed / n_tokens).backward()
+        (summed / n_tokens).backward()  # type: ignore[no-untyped-call]
         total += summed.item()
     return total / n_tokens, n_tokens

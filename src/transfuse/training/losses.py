@@ -24,7 +24,9 @@ def linear_cross_entropy(
     `torch.nn.functional.cross_entropy` has it). Logits are made, used for loss and gradient, and dropped a chunk at a
     time, in the autocast dtype where autocast is on; the softmax is always float32 or wider.
     """
-    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, smoothing)
+    return _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden_ND, weight_VD, bias_V, labels_N, smoothing
+    )
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
