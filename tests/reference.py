@@ -21,8 +21,9 @@ def draw(model: nn.Module, seed: int, std: float = 0.3) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            centre = float("norm" in name and name.endswith("weight"))
-            weight.copy_(centre + std * torch.randn(weight.shape, generator=generator))
+            if weight.requires_grad:  # all but fixed position tables
+                centre = float("norm" in name and name.endswith("weight"))
+                weight.copy_(centre + std * torch.randn(weight.shape, generator=generator))
     return model
 
 

@@ -112,6 +112,13 @@ def test_rotary_turns_pairs(start: int) -> None:
     assert_same(Rotary(10, base=500.0)(x, start), reference.rotate(x, start, base=500.0))
 
 
+def test_rotary_tokens_side_by_side_stand_at_one_position() -> None:
+    x = normal(2, 3, 4 * 3, 10)
+    turned = Rotary(10)(x, 19, 3)
+    for beam in range(3):
+        assert torch.equal(turned[:, :, beam::3], Rotary(10)(x[:, :, beam::3], 19))
+
+
 def test_rotary_dot_products_depend_on_distance_alone() -> None:
     rotary, q, k = Rotary(10), normal(1, 1, 1, 10), normal(1, 1, 1, 10, seed=2)
     products = [(rotary(q, t + 5) * rotary(k, t)).sum() for t in (0, 1, 17, 1000)]
@@ -143,6 +150,14 @@ def test_embedding_scales_the_tokens_but_not_the_positions(scale: bool) -> None:
     expected = torch.stack([torch.stack([token.weight[i] * factor for i in row.tolist()]) for row in ids])
     assert_same(TokenEmbedding(token, positions, scale=scale)(ids, 4), expected + positions(4, 7), 1e-6)
     assert_same(TokenEmbedding(token, None, scale=scale)(ids, 4), expected, 1e-6)
+
+
+def test_embedding_tokens_side_by_side_stand_at_one_position() -> None:
+    embedding = TokenEmbedding(reference.draw(nn.Embedding(13, 6), seed=1), Sinusoidal(6), scale=True)
+    ids = torch.arange(12).view(2, 6)
+    together = embedding(ids, 4, 3)
+    for beam in range(3):
+        assert torch.equal(together[:, beam::3], embedding(ids[:, beam::3], 4))
 
 
 def activation(name: str, x: Tensor) -> Tensor:
@@ -255,7 +270,7 @@ def test_dropout_rate_must_be_a_fraction(rate: float) -> None:
 
 
 def test_cache_holds_what_was_appended_across_growth() -> None:
-    cache, keys, values = KeyValueCache(), normal(2, 3, 79, 5), normal(2, 3, 79, 5, seed=2)
+    cache, keys, values = KeyValueCache(), normal(2, 3, 2 * GROWTH + 15, 5), normal(2, 3, 2 * GROWTH + 15, 5, seed=2)
     seen = 0
     for size in (1, 1, GROWTH, 4, GROWTH + 9):
         stop = seen + size
@@ -264,7 +279,7 @@ def test_cache_holds_what_was_appended_across_growth() -> None:
         assert len(cache) == seen
         assert torch.equal(held[0], keys[:, :, :seen])
         assert torch.equal(held[1], values[:, :, :seen])
-    assert seen == 79
+    assert seen == keys.shape[2]
 
 
 def test_cache_does_not_write_into_what_it_was_given() -> None:
@@ -297,6 +312,13 @@ def test_cache_counts_the_bytes_it_holds_and_not_its_reserve() -> None:
     assert cache.n_bytes == 2 * (2 * 3 * 5 * 5) * 8  # keys and values, 5 positions of float64
     cache.select(torch.tensor([1]))
     assert cache.n_bytes == 2 * (1 * 3 * 5 * 5) * 8
+
+
+def test_cache_counts_positions_by_its_width() -> None:
+    cache = KeyValueCache(3)
+    assert cache.n_positions == len(cache) == 0
+    cache.append(normal(2, 1, 6, 5), normal(2, 1, 6, 5))
+    assert (cache.n_positions, len(cache)) == (2, 6)
 
 
 def test_selecting_from_an_empty_cache_leaves_it_empty() -> None:

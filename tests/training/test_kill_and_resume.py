@@ -9,9 +9,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from safetensors.torch import load_file
-from tiny_training import train_to_the_end
 from torch import Tensor
 
+from tiny_training import train_to_the_end
 from transfuse.training.metrics_log import read_metrics
 
 KILLS = 20

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import resource
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_training import CONFIG, TRAINING, backwards, tiny_run
 
+from tiny_training import CONFIG, TRAINING, backwards, tiny_run
 from transfuse.data.batches import PairBatch
 from transfuse.errors import CheckpointError, TrainingDiverged, TrainingInterrupted
 from transfuse.models.seq2seq import Seq2SeqModel
@@ -238,7 +239,7 @@ def test_metrics_say_what_happened(tmp_path: Path) -> None:
     records = read_metrics(tmp_path / "metrics.jsonl")
     assert [r["loss"] for r in records if r["kind"] == "step"] == [step.loss for step in steps]
     assert [r["step"] for r in records if r["kind"] == "validation"] == [5, 10]
-    assert all(earlier["elapsed"] <= later["elapsed"] for earlier, later in zip(records, records[1:], strict=False))
+    assert all(earlier["elapsed"] <= later["elapsed"] for earlier, later in itertools.pairwise(records))
 
 
 def test_metrics_after_the_resumed_step_are_dropped(tmp_path: Path) -> None:

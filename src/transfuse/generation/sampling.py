@@ -21,19 +21,19 @@ class Sampler:
         self.config = config
         self._streams = [np.random.default_rng([config.seed, row]) for row in rows]
 
-    def __call__(self, logits_BV: Tensor, rows_B: Tensor, step: int) -> Tensor:
+    def __call__(self, log_p_BV: Tensor, rows_B: Tensor, step: int) -> Tensor:
         """One token a row, drawn from the filtered distribution."""
         uniform = torch.tensor([self._streams[row].random() for row in rows_B.tolist()], dtype=torch.float64)
-        probabilities, ids = filtered(logits_BV, self.config)
+        probabilities, ids = filtered(log_p_BV, self.config)
         upto = probabilities.double().cumsum(-1)
         drawn = torch.searchsorted(upto, uniform.to(upto.device)[:, None] * upto[:, -1:], right=True)
         return ids.gather(1, drawn.clamp_(max=ids.shape[1] - 1))[:, 0]
 
 
-def filtered(logits_BV: Tensor, config: SearchConfig) -> tuple[Tensor, Tensor]:
+def filtered(log_p_BV: Tensor, config: SearchConfig) -> tuple[Tensor, Tensor]:
     """Probabilities, most probable first, after temperature, top-k and top-p (those left out are 0), and their ids."""
-    k = min(config.top_k or logits_BV.shape[1], logits_BV.shape[1])
-    logits, ids = (logits_BV / config.temperature).topk(k)
+    k = min(config.top_k or log_p_BV.shape[1], log_p_BV.shape[1])
+    logits, ids = (log_p_BV / config.temperature).topk(k)
     probabilities = logits.softmax(-1)
     # a token stays if what is more probable does not yet hold top_p
     before = probabilities.cumsum(-1) - probabilities

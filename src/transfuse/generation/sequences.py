@@ -26,13 +26,13 @@ class Hypothesis:
 
 
 class State(Protocol):
-    """A model's memory between steps; rows of sequences and of sources are kept by index."""
+    """A model's memory between steps."""
 
-    def select_sequences(self, rows: Tensor) -> None:
-        """Keep these sequences."""
-
-    def select_sources(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Keep these sources."""
+
+    def reorder(self, parents_BW: Tensor) -> None:
+        """Make beam w of each source a continuation of its beam `parents[:, w]`."""
 
 
 class Model(Protocol):
@@ -46,20 +46,20 @@ class Model(Protocol):
     def parameters(self) -> Iterator[Any]:
         """The weights, on whose device generation runs."""
 
-    def start(self, source_BS: Tensor, keep_BS: Tensor) -> Any:
-        """The state before the first step."""
+    def start(self, source_BS: Tensor, keep_BS: Tensor, width: int = 1) -> Any:
+        """The state before the first step of `width` beams a source."""
 
-    def step(self, ids_B: Tensor, state: Any) -> Tensor:
-        """Feed a token a sequence; logits (B, V) of the next."""
+    def step(self, ids_BW: Tensor, state: Any) -> Tensor:
+        """Feed a token a beam; logits (B, W, V) of the next."""
 
 
 Choose = Callable[[Tensor, Tensor, int], Tensor]
-"""(logits (B, V), original row numbers (B,), step) to the chosen token of each row (B,)."""
+"""(log-probabilities (B, V), original row numbers (B,), step) to the chosen token of each row (B,)."""
 
 
-def greedy(logits_BV: Tensor, rows_B: Tensor, step: int) -> Tensor:
+def greedy(log_p_BV: Tensor, rows_B: Tensor, step: int) -> Tensor:
     """The most probable token."""
-    return logits_BV.argmax(-1)
+    return log_p_BV.argmax(-1)
 
 
 def write(model: Model, state: State, limits_B: Tensor, choose: Choose, length_penalty: float) -> list[Hypothesis]:
@@ -72,11 +72,10 @@ def write(model: Model, state: State, limits_B: Tensor, choose: Choose, length_p
     results: dict[int, Hypothesis] = {}
     step = 0
     while len(rows):
-        logits = model.step(ids, state).float()
-        total = logits.logsumexp(-1)
-        ids = choose(forbid(logits, model.config), rows, step)
+        scores = log_probabilities(model.step(ids[:, None], state)[:, 0], model.config)
+        ids = choose(scores, rows, step)
         step += 1
-        log_p = log_p + logits.gather(1, ids[:, None])[:, 0] - total
+        log_p = log_p + scores.gather(1, ids[:, None])[:, 0]
         written = torch.cat([written, ids[:, None]], dim=1)
         leaving = (ids == end_id) | (step >= limits_B)
         if not leaving.any():
@@ -84,16 +83,16 @@ def write(model: Model, state: State, limits_B: Tensor, choose: Choose, length_p
         for i in leaving.nonzero()[:, 0].tolist():
             results[int(rows[i])] = hypothesis(written[i].tolist(), float(log_p[i]), end_id, length_penalty)
         staying = (~leaving).nonzero()[:, 0]
-        state.select_sequences(staying)
-        state.select_sources(staying)
+        state.select(staying)
         rows, ids, log_p, written, limits_B = (part[staying] for part in (rows, ids, log_p, written, limits_B))
     return [results[row] for row in sorted(results)]
 
 
-def forbid(logits_BV: Tensor, config: Any) -> Tensor:
-    """The logits with those of the padding and start tokens, which are not text, at minus infinity; in place."""
-    logits_BV[:, [config.pad_id, config.start_id]] = -math.inf
-    return logits_BV
+def log_probabilities(logits: Tensor, config: Any) -> Tensor:
+    """Log-softmax over the last axis, in which padding and start token, which are not text, then cannot be chosen."""
+    log_p = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    log_p[..., [config.pad_id, config.start_id]] = -math.inf
+    return log_p
 
 
 def hypothesis(ids: list[int], log_probability: float, end_id: int, length_penalty: float) -> Hypothesis:

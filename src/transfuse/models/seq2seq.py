@@ -20,6 +20,7 @@ from transfuse.nn.attention import Attention, check_heads
 from transfuse.nn.blocks import Block, BlockCache, Stack
 from transfuse.nn.embeddings import TokenEmbedding
 from transfuse.nn.feed_forward import FeedForward
+from transfuse.nn.linear import Linear
 from transfuse.nn.positions import Learned, Rotary, Sinusoidal
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -73,9 +74,19 @@ class Seq2SeqConfig(Config):
         self.check_positive("vocab_size", "target_vocab_size", "d_model", "encoder_layers", "decoder_layers")
         self.check_positive("encoder_hidden", "decoder_hidden", "max_positions")
         self.check_fraction("dropout", "attention_dropout", "hidden_dropout")
-        check_heads(self.d_model, self.encoder_heads, self.encoder_kv_heads or self.encoder_heads)
-        check_heads(self.d_model, self.decoder_heads, self.decoder_kv_heads or self.decoder_heads)
-        check_heads(self.d_model, self.decoder_heads, self.cross_kv_heads or self.decoder_heads)
+        for heads, kv_heads in (
+            (self.encoder_heads, self.encoder_kv_heads),
+            (self.decoder_heads, self.decoder_kv_heads),
+            (self.decoder_heads, self.cross_kv_heads),
+        ):
+            check_heads(self.d_model, heads, heads if kv_heads is None else kv_heads)
+            if self.positions == "rotary" and self.d_model // heads % 2:
+                raise ConfigError(f"d_head={self.d_model // heads} must be even for rotary positions")
+        if "sinusoidal" in self.positions and self.d_model % 2:
+            raise ConfigError(f"d_model={self.d_model} must be even for sinusoidal positions")
+        for name in ("start_id", "pad_id", "end_id"):
+            if not 0 <= getattr(self, name) < min(self.vocab_size, self.n_target_tokens):
+                raise ConfigError(f"{name}={getattr(self, name)} must be a token of vocab_size={self.vocab_size}")
         if self.share_embeddings and self.n_target_tokens != self.vocab_size:
             raise ConfigError(
                 f"share_embeddings needs one vocabulary: vocab_size={self.vocab_size}, "
@@ -88,34 +99,47 @@ class Seq2SeqConfig(Config):
         return self.target_vocab_size or self.vocab_size
 
 
-@dataclass
 class DecoderState:
-    """What decoding keeps between steps: the memory with its mask, every block's cache, and how far it has come.
+    """What decoding keeps between steps: the memory with its mask and every block's cache.
 
-    `self` caches hold a row for each sequence being written, cross caches a row for each source, so several
-    consecutive sequences (beams) may read one source.
+    A row is a source; its `width` beams are written side by side as tokens of one row, so that they share the memory's
+    keys and values, and so that choosing among them moves no cache: `seen_BWS` says which of the row's S keys each beam
+    descends from, and is all that `reorder` changes.
     """
 
-    memory_BSD: Tensor
-    memory_keep_BS: Tensor
-    caches: list[BlockCache]
-    position: int = 0
+    def __init__(self, memory_BSD: Tensor, memory_keep_BS: Tensor, n_blocks: int, width: int) -> None:
+        self.memory_BSD, self.memory_keep_BS, self.width = memory_BSD, memory_keep_BS, width
+        self.caches = [BlockCache(width) for _ in range(n_blocks)]
+        self.seen_BWS = torch.empty(len(memory_BSD), width, 0, dtype=torch.bool, device=memory_BSD.device)
 
-    def select_sequences(self, rows: Tensor) -> None:
-        """Keep these rows of the sequences being written."""
-        for cache in self.caches:
-            cache.own.select(rows)
-
-    def select_sources(self, rows: Tensor) -> None:
-        """Keep these rows of the sources."""
-        self.memory_BSD, self.memory_keep_BS = self.memory_BSD[rows], self.memory_keep_BS[rows]
-        for cache in self.caches:
-            cache.cross.select(rows)
+    @property
+    def n_positions(self) -> int:
+        """Tokens of each beam written so far."""
+        return self.caches[0].own.n_positions
 
     @property
     def n_bytes(self) -> int:
         """Bytes of keys and values held."""
         return sum(cache.own.n_bytes + cache.cross.n_bytes for cache in self.caches)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these sources."""
+        self.memory_BSD, self.memory_keep_BS = self.memory_BSD[rows], self.memory_keep_BS[rows]
+        self.seen_BWS = self.seen_BWS[rows]
+        for cache in self.caches:
+            cache.select(rows)
+
+    def reorder(self, parents_BW: Tensor) -> None:
+        """Make beam w of each source a continuation of its beam `parents[:, w]`."""
+        self.seen_BWS = self.seen_BWS.gather(1, parents_BW[:, :, None].expand(-1, -1, self.seen_BWS.shape[2]))
+
+    def add_position(self) -> Tensor | None:
+        """Let every beam see the key it is about to add; return the mask, or None where one beam sees all."""
+        if self.width == 1:
+            return None
+        itself = torch.eye(self.width, dtype=torch.bool, device=self.seen_BWS.device)
+        self.seen_BWS = torch.cat([self.seen_BWS, itself.expand(len(self.seen_BWS), -1, -1)], dim=2)
+        return self.seen_BWS
 
 
 class Seq2SeqModel(nn.Module):
@@ -135,7 +159,7 @@ class Seq2SeqModel(nn.Module):
         closing = NORMS[c.norm] if c.norm_first else None
         self.encoder = Stack([_encoder_block(c) for _ in range(c.encoder_layers)], closing and closing(c.d_model))
         self.decoder = Stack([_decoder_block(c) for _ in range(c.decoder_layers)], closing and closing(c.d_model))
-        self.output = nn.Linear(c.d_model, c.n_target_tokens, bias=c.output_bias)
+        self.output = Linear(c.d_model, c.n_target_tokens, bias=c.output_bias)
         if c.tie_output:
             self.output.weight = target.weight
 
@@ -165,28 +189,25 @@ class Seq2SeqModel(nn.Module):
         """The encoder's vectors (B, S, D)."""
         return self.encoder(self.source_embedding(source_BS), keep=keep_BS)
 
-    def decode(
-        self,
-        target_BT: Tensor,
-        memory_BSD: Tensor,
-        memory_keep_BS: Tensor,
-        caches: list[BlockCache] | None = None,
-        position: int = 0,
-    ) -> Tensor:
-        """The decoder's vectors (B, T, D). With `caches`, `target` goes on from `position` tokens already seen."""
-        x_BTD = self.target_embedding(target_BT, position)
-        return self.decoder(x_BTD, memory_BSD, memory_keep=memory_keep_BS, cache=caches)
+    def decode(self, target_BT: Tensor, memory_BSD: Tensor, memory_keep_BS: Tensor) -> Tensor:
+        """The decoder's vectors (B, T, D) for a whole target."""
+        return self.decoder(self.target_embedding(target_BT), memory_BSD, memory_keep=memory_keep_BS)
 
-    def start(self, source_BS: Tensor, keep_BS: Tensor) -> DecoderState:
-        """Encode the sources and return the state from which `step` decodes."""
-        memory = self.encode(source_BS, keep_BS)
-        return DecoderState(memory, keep_BS, [BlockCache() for _ in self.decoder.blocks])
+    def start(self, source_BS: Tensor, keep_BS: Tensor, width: int = 1) -> DecoderState:
+        """Encode the sources and return the state from which `step` writes `width` beams for each."""
+        return DecoderState(self.encode(source_BS, keep_BS), keep_BS, len(self.decoder.blocks), width)
 
-    def step(self, ids_B: Tensor, state: DecoderState) -> Tensor:
-        """Feed one token a sequence; logits (B, V) of the next. B is a multiple of the sources held by `state`."""
-        x_B1D = self.decode(ids_B[:, None], state.memory_BSD, state.memory_keep_BS, state.caches, state.position)
-        state.position += 1
-        return self.output(x_B1D[:, 0])
+    def step(self, ids_BW: Tensor, state: DecoderState) -> Tensor:
+        """Feed one token a beam; logits (B, W, V) of the next."""
+        x_BWD = self.target_embedding(ids_BW, state.n_positions, state.width)
+        x_BWD = self.decoder(
+            x_BWD,
+            state.memory_BSD,
+            keep=state.add_position(),
+            memory_keep=state.memory_keep_BS,
+            cache=state.caches,
+        )
+        return self.output(x_BWD)
 
 
 def _positions(c: Seq2SeqConfig) -> nn.Module | None:

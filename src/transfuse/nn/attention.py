@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from transfuse.errors import ConfigError
 from transfuse.nn.cache import KeyValueCache
 from transfuse.nn.dropout import Dropout
+from transfuse.nn.linear import Linear
 from transfuse.nn.positions import Rotary
 
 FUSED_FROM = 128 * 128
@@ -49,10 +50,10 @@ class Attention(nn.Module):
         self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_model // n_heads
         self.causal = causal
         self.rotary = rotary
-        self.query = nn.Linear(d_model, d_model, bias=bias)
-        self.key = nn.Linear(d_model, n_kv_heads * self.d_head, bias=bias)
-        self.value = nn.Linear(d_model, n_kv_heads * self.d_head, bias=bias)
-        self.out = nn.Linear(d_model, d_model, bias=bias)
+        self.query = Linear(d_model, d_model, bias=bias)
+        self.key = Linear(d_model, n_kv_heads * self.d_head, bias=bias)
+        self.value = Linear(d_model, n_kv_heads * self.d_head, bias=bias)
+        self.out = Linear(d_model, d_model, bias=bias)
         self.dropout = Dropout(dropout)
 
     def forward(
@@ -67,7 +68,7 @@ class Attention(nn.Module):
 
         `keep` is (B, S), or (B, T, S) where it depends on the query. With a `cache`, self-attention appends `x`'s keys
         and values and attends to all that it holds; cross-attention fills it from `memory` at the first call and reads
-        it ever after, and may hold one row for several consecutive rows of `x` (the beams of one sentence).
+        it ever after.
         """
         q_BHTK, k_BGSK, v_BGSK = self._project(x_BTD, memory_BSD, cache)
         heads_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, keep=keep, causal=self.causal, dropout=self.dropout)
@@ -82,16 +83,13 @@ class Attention(nn.Module):
         self, x_BTD: Tensor, memory_BSD: Tensor | None, cache: KeyValueCache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         if memory_BSD is not None:
-            k_BGSK, v_BGSK = self._memory_heads(memory_BSD, cache)
-            # queries never meet in cross-attention, so beams of one sentence are just more query positions
-            q_BHTK = self._split(self.query(x_BTD.reshape(k_BGSK.shape[0], -1, x_BTD.shape[-1])), self.n_heads)
-            return q_BHTK, k_BGSK, v_BGSK
+            return self._split(self.query(x_BTD), self.n_heads), *self._memory_heads(memory_BSD, cache)
         q_BHTK = self._split(self.query(x_BTD), self.n_heads)
         k_BGTK = self._split(self.key(x_BTD), self.n_kv_heads)
         v_BGTK = self._split(self.value(x_BTD), self.n_kv_heads)
         if self.rotary is not None:
-            start = 0 if cache is None else len(cache)
-            q_BHTK, k_BGTK = self.rotary(q_BHTK, start), self.rotary(k_BGTK, start)
+            start, width = (0, 1) if cache is None else (cache.n_positions, cache.width)
+            q_BHTK, k_BGTK = self.rotary(q_BHTK, start, width), self.rotary(k_BGTK, start, width)
         if cache is not None:
             k_BGTK, v_BGTK = cache.append(k_BGTK, v_BGTK)
         return q_BHTK, k_BGTK, v_BGTK

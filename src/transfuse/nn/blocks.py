@@ -6,7 +6,6 @@ Shapes: B rows, T positions, S memory positions, D d_model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -15,12 +14,17 @@ from transfuse.nn.cache import KeyValueCache
 from transfuse.nn.dropout import Dropout
 
 
-@dataclass
 class BlockCache:
-    """What one block keeps between decoding steps."""
+    """What one block keeps between decoding steps: its own keys and values, `width` a position, and the memory's."""
 
-    own: KeyValueCache = field(default_factory=KeyValueCache)
-    cross: KeyValueCache = field(default_factory=KeyValueCache)
+    def __init__(self, width: int = 1) -> None:
+        self.own = KeyValueCache(width)
+        self.cross = KeyValueCache()
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows."""
+        self.own.select(rows)
+        self.cross.select(rows)
 
 
 class Block(nn.Module):

@@ -8,24 +8,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-GROWTH = 32
-"""Positions by which a full cache grows at a time."""
+GROWTH = 64
+"""Keys by which a full cache grows at a time."""
 
 
 class KeyValueCache:
     """The keys and values of one attention, `n_kv_heads` heads wide, grown in blocks of positions.
 
     For self-attention every step appends; for cross-attention the encoder's keys and values are appended once and
-    serve every later step. `len(cache)` is the number of positions held.
+    serve every later step. `len(cache)` is the number of keys held. `width` tokens stand at each position: the beams of
+    a search, side by side in one row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 1) -> None:
+        self.width = width
         self._k_BGSK: Tensor | None = None
         self._v_BGSK: Tensor | None = None
         self._length = 0
 
     def __len__(self) -> int:
         return self._length
+
+    @property
+    def n_positions(self) -> int:
+        """Positions held, `width` keys each."""
+        return self._length // self.width
 
     @property
     def n_bytes(self) -> int:
@@ -35,7 +42,7 @@ class KeyValueCache:
         return sum(part.numel() * part.element_size() for part in self.read())
 
     def append(self, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
-        """Add T positions; return all keys and all values held, each (B, G, S, K)."""
+        """Add T keys and values; return all keys and all values held, each (B, G, S, K)."""
         start, stop = self._length, self._length + k_BGTK.shape[2]
         self._k_BGSK = _room_for(self._k_BGSK, k_BGTK, start, stop)
         self._v_BGSK = _room_for(self._v_BGSK, v_BGTK, start, stop)

@@ -28,11 +28,11 @@ class TokenEmbedding(nn.Module):
         self.scale = math.sqrt(token.embedding_dim) if scale else 1.0
         self.dropout = Dropout(dropout)
 
-    def forward(self, ids_BT: Tensor, start: int = 0) -> Tensor:
-        """Ids (B, T), whose first stands at position `start`, to vectors (B, T, D)."""
+    def forward(self, ids_BT: Tensor, start: int = 0, width: int = 1) -> Tensor:
+        """Ids (B, T) to vectors (B, T, D), `width` tokens a position, the first at position `start`."""
         x_BTD = F.embedding(ids_BT, self.token.weight)
         if self.scale != 1.0:
             x_BTD = x_BTD * self.scale
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(start, start + ids_BT.shape[1])
+            x_BTD = x_BTD + self.positions(start, start + ids_BT.shape[1] // width).repeat_interleave(width, dim=0)
         return self.dropout(x_BTD)

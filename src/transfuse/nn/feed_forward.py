@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transfuse.nn.dropout import Dropout
+from transfuse.nn.linear import Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 """Names a config may use for the nonlinearity; `silu` is also called swish."""
@@ -32,9 +33,9 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
-        self.up = nn.Linear(d_model, d_hidden, bias=bias)
-        self.gate = nn.Linear(d_model, d_hidden, bias=bias) if gated else None
-        self.down = nn.Linear(d_hidden, d_model, bias=bias)
+        self.up = Linear(d_model, d_hidden, bias=bias)
+        self.gate = Linear(d_model, d_hidden, bias=bias) if gated else None
+        self.down = Linear(d_hidden, d_model, bias=bias)
         self.dropout = Dropout(dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:

@@ -71,10 +71,11 @@ class Rotary(nn.Module):
             raise ConfigError(f"d_head={d_head} must be even for rotary positions")
         self.d_head, self.base = d_head, base
 
-    def forward(self, x_BHTK: Tensor, start: int = 0) -> Tensor:
-        """`x` with its T positions counted from `start`, turned; same shape and dtype."""
+    def forward(self, x_BHTK: Tensor, start: int = 0, width: int = 1) -> Tensor:
+        """`x` turned, its first `width` tokens standing at position `start`, the next at the one after it, and so on;
+        same shape and dtype."""
         exponents = torch.arange(0, self.d_head, 2, dtype=torch.float64) / self.d_head
-        positions = torch.arange(start, start + x_BHTK.shape[2], dtype=torch.float64)
+        positions = start + torch.arange(x_BHTK.shape[2]) // width
         angles = positions[:, None] * self.base**-exponents
         cos, sin = angles.cos().to(x_BHTK), angles.sin().to(x_BHTK)
         first, second = x_BHTK.chunk(2, dim=-1)

@@ -135,7 +135,13 @@ def _marian_config(values: Mapping[str, Any]) -> Seq2SeqConfig:
 
 
 def _m2m100_config(values: Mapping[str, Any]) -> Seq2SeqConfig:
-    return Seq2SeqConfig(**_common_config(values), positions="closed-sinusoidal", norm_first=True)
+    config = Seq2SeqConfig(**_common_config(values), positions="closed-sinusoidal", norm_first=True)
+    if config.start_id == config.pad_id:
+        raise ModelDirectoryError(
+            f"decoder_start_token_id={config.start_id} must differ from pad_token_id={config.pad_id}: "
+            "M2M100 gives padding no position"
+        )
+    return config
 
 
 def _add_zero_bias(config: Seq2SeqConfig, weights: dict[str, Tensor]) -> None:
@@ -170,7 +176,12 @@ def _drop_copies(config: Seq2SeqConfig, weights: dict[str, Tensor]) -> None:
 MARIAN = Family(
     model_type="marian",
     architecture="MarianMTModel",
-    expresses=lambda c: _plain(c) and not c.norm_first and c.positions == "sinusoidal",
+    expresses=lambda c: (
+        _plain(c)
+        and not c.norm_first
+        and c.positions == "sinusoidal"
+        and (c.tie_output or not c.share_embeddings)  # a table shared but not tied is three tables there
+    ),
     values=_marian_values,
     config=_marian_config,
     table=_table,
@@ -189,6 +200,7 @@ M2M100 = Family(
         and c.share_embeddings
         and c.tie_output
         and not c.output_bias
+        and c.start_id != c.pad_id  # padding has no position there
     ),
     values=_common_values,
     config=_m2m100_config,

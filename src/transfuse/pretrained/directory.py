@@ -1,12 +1,12 @@
 """Model directories: config.json, model.safetensors and what lies beside them.
 
-A directory is written completely beside its files, flushed, and only then moved over them, so a full disk or a crash
-leaves what was there before.
+New files are written completely in a folder beside the old ones, flushed, and only then moved over them one by one, the
+weights first. So a full disk leaves what was there before; what a crash between two moves leaves is caught on loading
+where weights and config.json differ in names or shapes.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from collections.abc import Mapping
@@ -22,24 +22,10 @@ from transfuse.durable import flush, flush_folder
 from transfuse.errors import ConfigError, ModelDirectoryError
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
 from transfuse.pretrained.bart_shaped import M2M100, MARIAN
-from transfuse.pretrained.family import Family
+from transfuse.pretrained.own import OWN
 from transfuse.pretrained.renames import to_ours, to_theirs
 
 CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
-
-_FIELD_NAMES = {field.name for field in dataclasses.fields(Seq2SeqConfig)}
-
-OWN = Family(
-    model_type="transfuse-seq2seq",
-    architecture="Seq2SeqModel",
-    expresses=lambda config: True,
-    values=lambda config: config.to_dict(),
-    config=lambda values: Seq2SeqConfig.from_dict({k: v for k, v in values.items() if k in _FIELD_NAMES}),
-    table=lambda config: [],
-    complete=lambda config, weights: None,
-    reduce=lambda config, weights: None,
-)
-"""Our own names, for the architectures that no other family has (grouped heads, rotary positions, gates, …)."""
 
 FAMILIES = (MARIAN, M2M100, OWN)
 """Every family, in the order in which a config looks for one that has its architecture."""
@@ -68,8 +54,8 @@ def save_model(model: Seq2SeqModel, folder: Path, beside: Mapping[str, str] | No
         for name, text in texts.items():
             (stage / name).write_text(text, encoding="utf-8")
         flush_folder(stage)
-        for path in stage.iterdir():
-            path.replace(folder / path.name)
+        for name in (WEIGHTS, *texts):
+            (stage / name).replace(folder / name)
         stage.rmdir()
         flush(folder)
     except (OSError, SafetensorError) as error:
@@ -96,7 +82,10 @@ def load_model(folder: Path) -> Seq2SeqModel:
     weights = _read_weights(folder)
     unknown: list[str] = []
     if table := family.table(config):
-        family.reduce(config, weights)
+        try:
+            family.reduce(config, weights)
+        except ModelDirectoryError as error:
+            raise ModelDirectoryError(f"{folder / WEIGHTS}: {error}") from error
         weights, unknown = to_ours(table, weights)
     with torch.device("meta"):
         model = Seq2SeqModel(config)

@@ -171,7 +171,7 @@ def _cache_bytes(module: Seq2SeqModel, source_BS: Tensor, keep_BS: Tensor, targe
     state = module.start(source_BS, keep_BS)
     held = [0]
     for i in range(target_BT.shape[1]):
-        module.step(target_BT[:, i], state)
+        module.step(target_BT[:, i : i + 1], state)
         held.append(sum(cache.own.n_bytes for cache in state.caches))
     return state.n_bytes, held[-1] - held[-2]
 

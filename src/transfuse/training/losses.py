@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from transfuse.nn.linear import linear
 
 CHUNK_NUMBERS = 1 << 20
 """Logits held at a time: 4 MiB in float32, so that softmax and gradient find them still in the cache."""
@@ -47,7 +50,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             rows = max(1, CHUNK_NUMBERS // len(weight))
             for i in range(0, len(h), rows):
                 part = slice(i, i + rows)
-                log_p = F.log_softmax(F.linear(h[part], w, b).to(wide), dim=-1)
+                log_p = F.log_softmax(linear(h[part], w, b).to(wide), dim=-1)
                 total += _smoothed(log_p, labels[part], smoothing)
                 if wanted:
                     _accumulate(gradients, part, _gradient(log_p, labels[part], smoothing).to(dtype), h, w)
@@ -56,6 +59,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
         for_hidden, for_weight, for_bias = ctx.saved_tensors
         (scale,) = outputs
@@ -88,7 +92,7 @@ def _gradient(log_p_NV: Tensor, labels_N: Tensor, smoothing: float) -> Tensor:
 def _accumulate(gradients: list[Tensor | None], part: slice, gradient_NV: Tensor, h: Tensor, w: Tensor) -> None:
     for_hidden, for_weight, for_bias = gradients
     assert for_hidden is not None and for_weight is not None
-    for_hidden[part] = gradient_NV @ w
-    for_weight += gradient_NV.T @ h[part]
+    for_hidden[part] = linear(gradient_NV, w.t())
+    for_weight += linear(gradient_NV.t(), h[part].t())
     if for_bias is not None:
         for_bias += gradient_NV.sum(0, dtype=for_bias.dtype)

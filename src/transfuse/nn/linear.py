@@ -1,0 +1,71 @@
+"""The linear layer, on the faster of two matrix libraries.
+
+On an x86 CPU PyTorch gives float32 products to MKL, which keeps its widest vector instructions for Intel processors;
+oneDNN, which PyTorch ships too and uses for bfloat16, has no such preference. On an AMD EPYC with two cores the same
+products run at 400 instead of 185 GFLOP/s (`benchmarks/linear.py`). The choice depends on the machine alone, so a
+resumed run makes the same one.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` with its forward and backward products made by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d_in) to (..., d_out)."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x · weightᵀ + bias`, as `torch.nn.functional.linear`; `weight` may be a transposed view."""
+    float32 = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    # oneDNN refuses a product without rows
+    if float32 and x.device.type == "cpu" and x.numel() and prefers_onednn():
+        return _OneDNNLinear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return F.linear(x, weight, bias)
+
+
+@functools.cache
+def prefers_onednn() -> bool:
+    """Whether float32 products go to oneDNN: where PyTorch would use MKL on a processor that is not Intel's."""
+    both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not both:
+        return False
+    try:
+        return "GenuineIntel" not in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        (gradient,) = gradients
+        flat = gradient.reshape(-1, gradient.shape[-1])
+        return (
+            _product(gradient, weight.t()) if for_x else None,
+            _product(flat.t(), x.reshape(-1, x.shape[-1]).t()) if for_weight else None,
+            flat.sum(0) if for_bias else None,
+        )

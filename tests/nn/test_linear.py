@@ -1,0 +1,61 @@
+"""The oneDNN path of the float32 linear layer, which float64 tests never reach."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import transfuse.nn.linear as linear_module
+from transfuse.nn.linear import Linear, linear
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+SHAPES = [(7, 11), (3, 7, 11), (2, 3, 5, 11), (0, 11), (1, 11)]
+
+
+def results(x: Tensor, layer: nn.Linear, function: object) -> list[Tensor]:
+    y = function(x, layer.weight, layer.bias)  # type: ignore[operator]
+    draw = torch.Generator().manual_seed(1)
+    wanted = [part for part in (x, layer.weight, layer.bias) if part is not None]
+    return [y, *torch.autograd.grad((y * torch.randn(y.shape, generator=draw)).sum(), wanted)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_values_and_gradients_equal_pytorch_s(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], bias: bool
+) -> None:
+    calls: list[int] = []
+    product = linear_module._product
+    monkeypatch.setattr(linear_module, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(linear_module, "_product", lambda *parts: calls.append(1) or product(*parts))
+    layer = nn.Linear(11, 13, bias=bias)
+    x = torch.randn(shape, requires_grad=True)
+    for ours, theirs in zip(results(x, layer, linear), results(x, layer, nn.functional.linear), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert len(calls) == 3 * bool(x.numel())
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+def test_the_layer_goes_where_the_machine_is_fast(monkeypatch: pytest.MonkeyPatch, chosen: bool) -> None:
+    calls: list[int] = []
+    product = linear_module._product
+    monkeypatch.setattr(linear_module, "prefers_onednn", lambda: chosen)
+    monkeypatch.setattr(linear_module, "_product", lambda *parts: calls.append(1) or product(*parts))
+    Linear(3, 5)(torch.randn(2, 3))
+    assert bool(calls) is chosen
+
+
+def test_other_precisions_are_pytorch_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_module, "prefers_onednn", lambda: True)
+    monkeypatch.setattr(linear_module, "_product", None)
+    assert Linear(3, 5).double()(torch.randn(2, 3, dtype=torch.float64)).dtype == torch.float64
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Linear(3, 5)(torch.randn(2, 3)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("vendor", "expected"), [("GenuineIntel", False), ("AuthenticAMD", True)])
+def test_only_intel_s_processors_stay_with_mkl(monkeypatch: pytest.MonkeyPatch, vendor: str, expected: bool) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(linear_module.Path, "read_text", lambda self: f"vendor_id : {vendor}\n")
+    assert linear_module.prefers_onednn.__wrapped__() is expected

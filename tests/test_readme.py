@@ -1,0 +1,62 @@
+"""Every example of the README runs: the Python as it stands, the commands on a small made corpus."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import transfuse
+
+ROOT = Path(transfuse.__file__).parents[2]
+BIN = Path(sys.executable).parent
+PAIRS = [("Ein Hund läuft .", "A dog runs ."), ("Eine Katze schläft .", "A cat sleeps .")] * 8
+SMALL = "--set model.d_model=16 --set training.max_steps=4 --set model.vocab_size=300 --set training.validate_every=2"
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_python_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = blocks(name, "python")
+    assert code
+    for block in code:
+        exec(compile(block, name, "exec"), {})
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_commands_run(name: str, tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_text("".join(f"{one}\t{other}\n" for one, other in PAIRS))
+    (tmp_path / "test.tsv").write_text("Ein Hund schläft .\tA dog sleeps .\n")
+    (tmp_path / "texts.txt").write_text("Ein Hund läuft .\n")
+    lines = [line.split("   #")[0].strip() for block in blocks(name, "sh") for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith("transfuse ")]
+    assert {shlex.split(command)[1] for command in commands} == {"fit", "predict", "evaluate", "inspect"}
+    for command in commands:
+        words = shlex.split(command + (f" {SMALL}" if " fit " in command else ""))
+        environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_make_targets_exist(name: str) -> None:
+    targets = re.findall(r"make (demo|test)\b", (ROOT / name).read_text())
+    assert {"demo", "test"} <= set(targets)
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text())
+    assert links
+    assert all((ROOT / link).exists() for link in links if "://" not in link)
