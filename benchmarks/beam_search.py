@@ -72,6 +72,8 @@ def ctranslate2_side(folder: Path, work: Path, vocabulary: list[str], batch: int
     if not target.exists():
         model = AutoModelForSeq2SeqLM.from_pretrained(folder)
         loader = converters.MarianMTLoader() if model.config.model_type == "marian" else converters.M2M100Loader()
+        model.config.normalize_before = model.config.model_type != "marian"
+        model.config.normalize_embedding = False
         # the loader's own way to weights, without its family's tokenizer files
         spec = converters.BartLoader.get_model_spec(loader, model)
         spec.register_source_vocabulary(vocabulary)

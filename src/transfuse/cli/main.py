@@ -65,11 +65,11 @@ def run() -> None:
         sys.exit(1)
     except KeyboardInterrupt as error:
         _fail(error, 130)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, AssertionError, ValueError) as error:
         _fail(error, 1)
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _main(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
