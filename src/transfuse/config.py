@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from transfuse.errors import ConfigError
@@ -48,6 +49,12 @@ class Config:
             value = getattr(self, field.name)
             if not _is_a(value, hints[field.name]):
                 raise ConfigError(f"{field.name}={value!r} must be {_describe(hints[field.name])}")
+
+    def check_finite(self, *names: str) -> None:
+        """Raise ConfigError if a named field is infinite or not a number."""
+        for name in names:
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name}={getattr(self, name)} must be a finite number")
 
     def check_positive(self, *names: str) -> None:
         """Raise ConfigError unless each named field is None or greater than zero."""

@@ -65,7 +65,7 @@ def run() -> None:
         sys.exit(1)
     except KeyboardInterrupt as error:
         _fail(error, 130)
-    except (OSError, MemoryError, RuntimeError, AssertionError, ValueError) as error:
+    except (OSError, MemoryError, RuntimeError, ValueError) as error:
         _fail(error, 1)
 
 

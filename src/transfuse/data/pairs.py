@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,8 @@ def read_pairs(
     elif suffix_of(path) == ".jsonl":
         rows = _json_lines(path, source or "source", target or "target")
     elif suffix_of(path) in (".tsv", ".csv"):
+        if (source is None) != (target is None):
+            raise DataError(f"{path}: name both columns or none: source={source}, target={target}")
         rows = _columns(path, source, target)
     else:
         raise DataError(
@@ -101,6 +104,8 @@ def as_texts(column: Iterable[Any], name: str) -> list[str]:
     """
     if isinstance(column, str | bytes):
         raise DataError(f"{name} is one string; expected a list, array or column of strings")
+    if getattr(column, "ndim", 1) != 1:
+        raise DataError(f"{name} has {getattr(column, 'ndim', 0)} dimensions; expected one column of strings")
     texts = []
     for row, text in enumerate(column):
         complaint = _complaint(name, text)
@@ -117,6 +122,8 @@ def _complaint(side: str, text: Any) -> str | None:
         return f"the {side} is missing"
     if not isinstance(text, str):
         return f"the {side} is {type(text).__name__} {text!r}, expected a string"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return f"the {side} holds half a surrogate pair, which is not a character"
     if len(text) > MAX_CHARACTERS:
         return f"the {side} has {len(text):,} characters, at most {MAX_CHARACTERS:,} are allowed"
     if not text.strip():
@@ -143,6 +150,8 @@ def _json_lines(path: Path, source: str, target: str | None) -> Iterator[Row]:
             record = json.loads(text)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}:{line}: not JSON ({error.msg} at column {error.colno})") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}:{line}: not JSON that Python can read ({error})") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}:{line}: {type(record).__name__}, expected an object a line")
         for key in filter(None, (source, target)):
@@ -156,7 +165,7 @@ def _columns(path: Path, source: str | None, target: str | None) -> Iterator[Row
     if source is None and target is None:
         wanted: list[int] = [0, 1]
         width: int | None = 2
-    elif source is not None and source.isdigit() and (target is None or target.isdigit()):
+    elif source is not None and source.isdecimal() and (target is None or target.isdecimal()):
         wanted = [int(name) - 1 for name in (source, target) if name is not None]
         width = None
     else:
@@ -166,14 +175,13 @@ def _columns(path: Path, source: str | None, target: str | None) -> Iterator[Row
         if len(cells) != width:
             hint = " (source<TAB>target)" if suffix_of(path) == ".tsv" and width == 2 else ""
             raise DataError(f"{path}:{line}: {len(cells)} columns, expected {width}{hint}")
-        if max(wanted) >= width or min(wanted) < 0:
-            raise DataError(f"{path}:{line}: {width} columns, no column {max(wanted) + 1}")
+        for column in wanted:
+            if not 0 <= column < width:
+                raise DataError(f"{path}:{line}: {width} columns, no column {column + 1}")
         yield line, cells[wanted[0]], cells[wanted[1]] if len(wanted) == 2 else None
 
 
 def _header(path: Path, names: Sequence[str], source: str | None, target: str | None) -> tuple[list[int], int]:
-    if source is None:
-        raise DataError(f"{path}: name both columns or none: source={source}, target={target}")
     for name in filter(None, (source, target)):
         if name not in names:
             raise DataError(f"{path}:1: no column {name!r} in the header {', '.join(map(repr, names))}")
@@ -185,6 +193,7 @@ def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
     if suffix_of(path) == ".tsv":
         yield from ((line, text.split("\t")) for line, text in enumerate(read_lines(path), start=1))
         return
+    csv.field_size_limit(sys.maxsize)  # our own limit names the side and both numbers
     reader = csv.reader((text + "\n" for text in read_lines(path)), strict=True)
     try:
         for cells in reader:

@@ -44,7 +44,8 @@ def read_lines(path: Path) -> Iterator[str]:
             number += 1
             try:
                 raw = next(lines)
-                text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                text = raw.decode("utf-8")
+                text = text.removeprefix("\ufeff") if number == 1 else text
             except StopIteration:
                 return
             except UnicodeDecodeError as error:

@@ -37,6 +37,8 @@ class ConfiguredEstimator(BaseEstimator):  # type: ignore[misc]
                 setattr(self, argument, value)
         for argument, changes in fields.items():
             config = getattr(self, argument)
+            if not isinstance(config, Config):
+                raise ValueError(f"{argument}={config!r} has no fields")
             unknown = sorted(set(changes) - set(config.to_dict()))
             if unknown:
                 raise ValueError(f"{argument} has no field {', '.join(unknown)}")

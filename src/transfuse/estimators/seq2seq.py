@@ -23,6 +23,7 @@ from transfuse.data.pairs import as_texts
 from transfuse.data.tokenizer import Tokenizer, TokenizerConfig
 from transfuse.errors import (
     CheckpointError,
+    ConfigError,
     DataError,
     ModelDirectoryError,
     TruncatedWarning,
@@ -109,6 +110,9 @@ class Seq2Seq(ConfiguredEstimator):
         """
         seed = int(check_random_state(self.random_state).randint(2**31))
         check_metrics([self.metric])
+        pick_device(self.device)
+        if not 0 <= self.validation_fraction < 1:
+            raise ConfigError(f"validation_fraction={self.validation_fraction} must be at least 0 and below 1")
         pairs = _columns(X, y, "X", "y")
         training, held_out = self._split(pairs, validation, seed)
         self.characters_ = "".join(sorted({c for side in training for text in side for c in self._plain(text)}))
@@ -159,6 +163,11 @@ class Seq2Seq(ConfiguredEstimator):
         chosen = self.metric if metrics is None else metrics
         return self._scores(*pairs, [chosen] if isinstance(chosen, str) else chosen, self.search)
 
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text, cut to the model's positions with a TruncatedWarning."""
+        check_is_fitted(self, "model_")
+        return self._cut(self.tokenizer_.encode(texts), "X")
+
     def save(self, folder: str | Path) -> Path:
         """Write a Hugging Face style directory; `transformers` opens it where it has the architecture."""
         check_is_fitted(self, "model_")
@@ -195,11 +204,17 @@ class Seq2Seq(ConfiguredEstimator):
                 f"{folder / TOKENIZER}: {len(tokenizer)} tokens, but the model has {model.config.vocab_size}"
             )
         about = read_json(folder / ESTIMATOR) if (folder / ESTIMATOR).is_file() else {}
+        try:
+            tokenizing = TokenizerConfig.from_dict(about.get("tokenizer", {}))
+            training = TrainingConfig.from_dict(about.get("training", {}))
+            search = SearchConfig.from_dict(about.get("search", {}))
+        except (ConfigError, TypeError) as error:
+            raise ModelDirectoryError(f"{folder / ESTIMATOR}: {error}") from error
         estimator = cls(
             model=model.config,
-            tokenizer=TokenizerConfig(**about.get("tokenizer", {})),
-            training=TrainingConfig(**about.get("training", {})),
-            search=SearchConfig(**about.get("search", {})),
+            tokenizer=tokenizing,
+            training=training,
+            search=search,
             metric=about.get("metric", "bleu"),
             device=device,
         )

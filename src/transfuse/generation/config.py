@@ -33,6 +33,7 @@ class SearchConfig(Config):
 
     def __post_init__(self) -> None:
         self.check_types()
+        self.check_finite("length_penalty", "temperature", "top_p")
         self.check_positive("beams", "n_best", "temperature", "top_k", "top_p", "max_tokens", "batch_tokens")
         if self.top_p > 1:
             raise ConfigError(f"top_p={self.top_p} must be at most 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,9 +89,13 @@ def _ascii_words(text: str) -> list[str]:
 
 def _unicode_words(text: str) -> list[str]:
     """Words of any script; a Chinese or Japanese character, written without spaces, is a word."""
-    return re.findall(
-        r"[\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+", text.lower()
-    )
+    # vowel signs and tone marks belong to their word
+    plain = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text.lower())
+    return re.findall(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+", "".join(plain))
+
+
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
+"""Kana and Chinese characters."""
 
 
 def _overlap(hypothesis: list[str], reference: list[str], n: int) -> float:

@@ -105,8 +105,8 @@ class Inspection:
             zip(maps, figure.subplots(1, len(maps), squeeze=False)[0], strict=True)
         ):
             axes.imshow(weights_HTS.mean(0).numpy(), cmap="Blues", vmin=0, aspect="auto")
-            axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
-            axes.set_yticks(range(len(rows)), rows, fontsize=8)
+            axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8, parse_math=False)
+            axes.set_yticks(range(len(rows)), rows, fontsize=8, parse_math=False)
             axes.set_title(f"{kind} attention, layer {layer + 1}, mean of {len(weights_HTS)} heads", fontsize=9)
         return figure
 
@@ -117,10 +117,11 @@ def inspect(model: Seq2Seq, source: str, target: str | None = None) -> Inspectio
     target = model.predict([source])[0] if target is None else target
     module, tokenizer = model.model_, model.tokenizer_
     device = next(module.parameters()).device
-    source_ids, (*target_ids, end_id) = tokenizer.encode([source, target])
+    source_ids, (*target_ids, end_id) = model.encode([source, target])
     source_BS = torch.tensor([source_ids], device=device)
     keep_BS = torch.ones_like(source_BS, dtype=torch.bool)
     target_BT = torch.tensor([[module.config.start_id, *target_ids]], device=device)
+    module.eval()
     with _watching(module) as (stages, maps):
         module(source_BS, keep_BS, target_BT)
     held, per_token = _cache_bytes(module, source_BS, keep_BS, target_BT)

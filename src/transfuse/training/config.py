@@ -40,6 +40,7 @@ class TrainingConfig(Config):
 
     def __post_init__(self) -> None:
         self.check_types()
+        self.check_finite("learning_rate", "weight_decay", "clip_norm")
         self.check_positive("epochs", "max_steps", "batch_tokens", "accumulate", "learning_rate", "clip_norm")
         self.check_positive("validate_every", "patience", "average", "keep")
         self.check_fraction("label_smoothing")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from transfuse.errors import CheckpointError, TrainingInterrupted
+from transfuse.errors import CheckpointError, ConfigError, TrainingInterrupted
 from transfuse.training.checkpoint import (
     Checkpoints,
     optimizer_tensors,
@@ -201,4 +201,8 @@ def _record(step: Step) -> dict[str, Any]:
 
 def pick_device(name: str | None) -> torch.device:
     """The device called `name`, or the best there is: CUDA, then CPU."""
+    if name not in (None, "cpu", "cuda"):
+        raise ConfigError(f"device={name!r} must be cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device='cuda', but no CUDA device can be used here")
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
