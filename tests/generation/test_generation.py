@@ -14,6 +14,7 @@ from torch import Tensor
 
 import reference
 from transfuse.errors import ConfigError
+from transfuse.generation import candidates
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate
 from transfuse.generation.sampling import Sampler, filtered
@@ -172,14 +173,13 @@ def plant_source_mask_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def plant_scores_normalised_after_forbidding(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = Seq2SeqModel.step
+    most_probable = candidates._most_probable
 
-    def forbidding(self: Seq2SeqModel, ids: Tensor, state: DecoderState) -> Tensor:
-        logits = step(self, ids, state)
-        logits[..., list(forbidden(self))] = -math.inf
-        return logits
+    def forbidding(logits: Tensor, config: Seq2SeqConfig, k: int) -> tuple[Tensor, Tensor]:
+        logits[:, [config.pad_id, config.start_id]] = -math.inf
+        return most_probable(logits, config, k)
 
-    monkeypatch.setattr(Seq2SeqModel, "step", forbidding)
+    monkeypatch.setattr(candidates, "_most_probable", forbidding)
 
 
 def plant_the_wrong_sources_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,15 +317,15 @@ def test_padding_and_start_are_never_written() -> None:
 
 def rows_passed(model: Seq2SeqModel, rows: list[list[int]], config: SearchConfig) -> list[int]:
     """Sequences given to each step."""
-    step, passed = model.step, []
+    step, passed = model.hidden_step, []
 
     def counting(ids: Tensor, state: DecoderState) -> Tensor:
         passed.append(ids.numel())
         return step(ids, state)
 
-    model.step = counting  # type: ignore[method-assign]
+    model.hidden_step = counting  # type: ignore[method-assign]
     generate(model, rows, config)
-    del model.step
+    del model.hidden_step
     return passed
 
 
@@ -402,14 +402,16 @@ def sampling(**changes: Any) -> SearchConfig:
 @pytest.mark.parametrize("changes", FILTERS, ids=str)
 def test_filtered_is_the_stated_distribution(changes: dict[str, Any]) -> None:
     config = sampling(**changes)
-    probabilities, ids = filtered(torch.tensor([LOGITS], dtype=torch.float64), config)
+    log_p, ids = torch.tensor([LOGITS], dtype=torch.float64).log_softmax(-1).topk(config.top_k or len(LOGITS))
+    probabilities = filtered(log_p, config)
     found = torch.zeros(len(LOGITS), dtype=torch.float64).index_add_(0, ids[0], probabilities[0])
     assert found.tolist() == pytest.approx(stated(LOGITS, config), abs=1e-12)
 
 
 def draws(config: SearchConfig, n: int) -> Counter[int]:
-    sampler, rows = Sampler(config, list(range(n))), torch.arange(n)
-    return Counter(sampler(torch.tensor([LOGITS]).expand(n, -1), rows, 0).tolist())
+    log_p, ids = torch.tensor(LOGITS).log_softmax(-1).topk(config.top_k or len(LOGITS))
+    chosen = Sampler(config, list(range(n)))(log_p.expand(n, -1), torch.arange(n))
+    return Counter(ids[chosen].tolist())
 
 
 def p_value(counts: Counter[int], probabilities: list[float]) -> float:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import transfuse.nn.linear as linear_module
-from transfuse.nn.linear import Linear, linear
+from transfuse.nn.linear import Linear, linear, packed
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 SHAPES = [(7, 11), (3, 7, 11), (2, 3, 5, 11), (0, 11), (1, 11)]
@@ -59,3 +59,33 @@ def test_only_intel_s_processors_stay_with_mkl(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(linear_module.Path, "read_text", lambda self: f"vendor_id : {vendor}\n")
     assert linear_module.prefers_onednn.__wrapped__() is expected
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_packed_weights_give_the_same_values(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], bias: bool
+) -> None:
+    monkeypatch.setattr(linear_module, "prefers_onednn", lambda: True)
+    layer, x = Linear(11, 13, bias=bias), torch.randn(shape)
+    with packed([layer]):
+        assert layer._packed is not None
+        torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
+    assert layer._packed is None
+
+
+def test_packing_ends_with_an_error_and_leaves_other_precisions_and_weights_packed_already(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linear_module, "prefers_onednn", lambda: True)
+    layer, wide = Linear(11, 13), Linear(11, 13).double()
+
+    def fail_inside() -> None:
+        with packed([layer, wide, nn.ReLU()]), packed([layer]):
+            assert wide._packed is None
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_inside()
+    assert layer._packed is None

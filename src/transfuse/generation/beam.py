@@ -1,6 +1,6 @@
 """Beam search over cached steps.
 
-Shapes: N sources, W beams, C = 2 W candidates, V vocabulary, T tokens written.
+Shapes: N sources, W beams, C = 2 W candidates, T tokens written.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from transfuse.errors import ConfigError
+from transfuse.generation.candidates import most_probable
 from transfuse.generation.config import SearchConfig
-from transfuse.generation.sequences import Hypothesis, Model, State, hypothesis, log_probabilities
+from transfuse.generation.sequences import Hypothesis, Model, State, hypothesis, staying_rows
 
 
 @dataclass
@@ -50,15 +51,17 @@ def beam_search(model: Model, state: State, limits_N: Tensor, config: SearchConf
     ids_NW = torch.full((len(limits_N), width), model.config.start_id, device=limits_N.device)
     step = 0
     while len(beams.rows_N):
-        log_p_NWV = log_probabilities(model.step(ids_NW, state), model.config)
+        hidden = model.hidden_step(ids_NW, state)
+        # twice as many candidates as beams: at most half of them can end
+        best, tokens = most_probable(model.output, hidden.flatten(0, 1), model.config, 2 * width)
         step += 1
-        parents_NW, ids_NW = _extend(beams, log_p_NWV, step, model.config.end_id, config)
+        parents_NW, ids_NW = _extend(beams, best.view(-1, width, 2 * width), tokens, step, model.config.end_id, config)
         leaving = _finished(beams, step, config.length_penalty)
         state.reorder(parents_NW)
         if leaving.any():
             for i in leaving.nonzero()[:, 0].tolist():
                 results[int(beams.rows_N[i])] = _best(beams, i, model.config.end_id, step, config)
-            staying = (~leaving).nonzero()[:, 0]
+            staying = staying_rows(leaving)
             ids_NW = ids_NW[staying]
             beams.select(staying)
             state.select(staying)
@@ -79,14 +82,14 @@ def _first_beams(limits_N: Tensor, width: int) -> _Beams:
     )
 
 
-def _extend(beams: _Beams, log_p_NWV: Tensor, step: int, end_id: int, config: SearchConfig) -> tuple[Tensor, Tensor]:
+def _extend(
+    beams: _Beams, best_NWC: Tensor, tokens: Tensor, step: int, end_id: int, config: SearchConfig
+) -> tuple[Tensor, Tensor]:
     """Advance every beam by a token; return the beams they continue and the tokens, both (N, W)."""
     width = config.beams
-    # twice as many candidates as beams: at most half of them can end
-    best_NWC, tokens_NWC = log_p_NWV.topk(2 * width)
     log_p_NC, flat_NC = (best_NWC + beams.log_p_NW[:, :, None]).flatten(1).topk(2 * width)
     beam_NC = flat_NC // (2 * width)
-    token_NC = tokens_NWC.flatten(1).gather(1, flat_NC)
+    token_NC = tokens.view(len(best_NWC), -1).gather(1, flat_NC)
     ends_NC = token_NC == end_id
     _collect(beams, log_p_NC[:, :width], beam_NC, ends_NC[:, :width], step, config.length_penalty, end_id)
     beams.log_p_NW, chosen_NW = log_p_NC.masked_fill(ends_NC, -math.inf).topk(width)

@@ -10,7 +10,8 @@ from torch import Tensor
 from transfuse.generation.beam import beam_search
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.sampling import Sampler
-from transfuse.generation.sequences import Hypothesis, Model, greedy, write
+from transfuse.generation.sequences import Greedy, Hypothesis, Model, write
+from transfuse.nn.linear import packed
 
 
 @torch.inference_mode()
@@ -24,9 +25,10 @@ def generate(
     config = config or SearchConfig()
     model.eval()
     results: list[list[Hypothesis]] = [[] for _ in sources]
-    for rows in _by_length(sources, config.batch_tokens):
-        for row, found in zip(rows, _one_batch(model, sources, rows, config), strict=True):
-            results[row] = found
+    with packed(model.modules()):
+        for rows in _by_length(sources, config.batch_tokens):
+            for row, found in zip(rows, _one_batch(model, sources, rows, config), strict=True):
+                results[row] = found
     return results
 
 
@@ -37,7 +39,7 @@ def _one_batch(
     if not config.sample and config.beams > 1:
         return beam_search(model, model.start(source, keep, config.beams), limits, config)
     if not config.sample:
-        return [[one] for one in write(model, model.start(source, keep), limits, greedy, config.length_penalty)]
+        return [[one] for one in write(model, model.start(source, keep), limits, Greedy(), config.length_penalty)]
     drawn: list[list[Hypothesis]] = [[] for _ in rows]
     for repeat in range(config.n_best):
         # every repeat of a row is its own stream of random numbers

@@ -5,13 +5,14 @@ Shapes: B rows, V vocabulary.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from transfuse.generation.candidates import most_probable
 
 
 @dataclass(frozen=True)
@@ -46,24 +47,41 @@ class Model(Protocol):
     def parameters(self) -> Iterator[Any]:
         """The weights, on whose device generation runs."""
 
+    def modules(self) -> Iterator[Any]:
+        """The model and all its parts."""
+
     def start(self, source_BS: Tensor, keep_BS: Tensor, width: int = 1) -> Any:
         """The state before the first step of `width` beams a source."""
 
-    def step(self, ids_BW: Tensor, state: Any) -> Tensor:
-        """Feed a token a beam; logits (B, W, V) of the next."""
+    def hidden_step(self, ids_BW: Tensor, state: Any) -> Tensor:
+        """Feed a token a beam; the vectors (B, W, D) that `output` turns into logits of the next."""
+
+    def output(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of vectors (..., D)."""
 
 
-Choose = Callable[[Tensor, Tensor, int], Tensor]
-"""(log-probabilities (B, V), original row numbers (B,), step) to the chosen token of each row (B,)."""
+class Choose(Protocol):
+    """A way to choose among the `k` most probable tokens (None for all)."""
+
+    k: int | None
+
+    def __call__(self, log_p_Bk: Tensor, rows_B: Tensor) -> Tensor:
+        """Which of the k (highest log-probability first) each row takes, (B,); `rows` are original row numbers."""
 
 
-def greedy(log_p_BV: Tensor, rows_B: Tensor, step: int) -> Tensor:
-    """The most probable token."""
-    return log_p_BV.argmax(-1)
+class Greedy:
+    """Always the most probable token."""
+
+    k: int | None = 1
+
+    def __call__(self, log_p_Bk: Tensor, rows_B: Tensor) -> Tensor:
+        """The first of the candidates."""
+        return torch.zeros_like(rows_B)
 
 
 def write(model: Model, state: State, limits_B: Tensor, choose: Choose, length_penalty: float) -> list[Hypothesis]:
     """Write one sequence a row until its end token or its limit of tokens; finished rows leave the batch."""
+    k = min(choose.k or model.config.n_target_tokens, model.config.n_target_tokens)
     start_id, end_id = model.config.start_id, model.config.end_id
     rows = torch.arange(len(limits_B), device=limits_B.device)
     ids = torch.full_like(rows, start_id)
@@ -72,27 +90,30 @@ def write(model: Model, state: State, limits_B: Tensor, choose: Choose, length_p
     results: dict[int, Hypothesis] = {}
     step = 0
     while len(rows):
-        scores = log_probabilities(model.step(ids[:, None], state)[:, 0], model.config)
-        ids = choose(scores, rows, step)
+        hidden = model.hidden_step(ids[:, None], state)[:, 0]
+        scores, candidates = most_probable(model.output, hidden, model.config, k)
+        chosen = choose(scores, rows)[:, None]
+        ids = candidates.gather(1, chosen)[:, 0]
+        log_p = log_p + scores.gather(1, chosen)[:, 0]
         step += 1
-        log_p = log_p + scores.gather(1, ids[:, None])[:, 0]
         written = torch.cat([written, ids[:, None]], dim=1)
         leaving = (ids == end_id) | (step >= limits_B)
         if not leaving.any():
             continue
         for i in leaving.nonzero()[:, 0].tolist():
             results[int(rows[i])] = hypothesis(written[i].tolist(), float(log_p[i]), end_id, length_penalty)
-        staying = (~leaving).nonzero()[:, 0]
+        staying = staying_rows(leaving)
         state.select(staying)
         rows, ids, log_p, written, limits_B = (part[staying] for part in (rows, ids, log_p, written, limits_B))
     return [results[row] for row in sorted(results)]
 
 
-def log_probabilities(logits: Tensor, config: Any) -> Tensor:
-    """Log-softmax over the last axis, in which padding and start token, which are not text, then cannot be chosen."""
-    log_p = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    log_p[..., [config.pad_id, config.start_id]] = -math.inf
-    return log_p
+def staying_rows(leaving_B: Tensor) -> Tensor:
+    """The rows that stay: each in its place, but for the last ones, which take the places of those that leave."""
+    n = int((~leaving_B).sum())
+    rows = torch.arange(n, device=leaving_B.device)
+    rows[leaving_B[:n]] = n + (~leaving_B[n:]).nonzero()[:, 0]
+    return rows
 
 
 def hypothesis(ids: list[int], log_probability: float, end_id: int, length_penalty: float) -> Hypothesis:

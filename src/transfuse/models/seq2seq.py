@@ -199,15 +199,18 @@ class Seq2SeqModel(nn.Module):
 
     def step(self, ids_BW: Tensor, state: DecoderState) -> Tensor:
         """Feed one token a beam; logits (B, W, V) of the next."""
+        return self.output(self.hidden_step(ids_BW, state))
+
+    def hidden_step(self, ids_BW: Tensor, state: DecoderState) -> Tensor:
+        """Feed one token a beam; the decoder's vectors (B, W, D), before the output projection."""
         x_BWD = self.target_embedding(ids_BW, state.n_positions, state.width)
-        x_BWD = self.decoder(
+        return self.decoder(
             x_BWD,
             state.memory_BSD,
             keep=state.add_position(),
             memory_keep=state.memory_keep_BS,
             cache=state.caches,
         )
-        return self.output(x_BWD)
 
 
 def _positions(c: Seq2SeqConfig) -> nn.Module | None:

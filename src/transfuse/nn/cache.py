@@ -25,6 +25,7 @@ class KeyValueCache:
         self._k_BGSK: Tensor | None = None
         self._v_BGSK: Tensor | None = None
         self._length = 0
+        self._owned = False  # whether writing into the tensors is ours to do
 
     def __len__(self) -> int:
         return self._length
@@ -47,6 +48,7 @@ class KeyValueCache:
         self._k_BGSK = _room_for(self._k_BGSK, k_BGTK, start, stop)
         self._v_BGSK = _room_for(self._v_BGSK, v_BGTK, start, stop)
         if start:
+            self._owned = True
             self._k_BGSK[:, :, start:stop] = k_BGTK
             self._v_BGSK[:, :, start:stop] = v_BGTK
         self._length = stop
@@ -58,12 +60,17 @@ class KeyValueCache:
         return self._k_BGSK[:, :, : self._length], self._v_BGSK[:, :, : self._length]
 
     def select(self, rows: Tensor) -> None:
-        """Keep `rows` (a 1-D index, repeats allowed) in the order given."""
-        if self._k_BGSK is not None and self._v_BGSK is not None:
-            k_BGSK, v_BGSK = self.read()
-            spare = self._k_BGSK.shape[2]
-            self._k_BGSK = _select(k_BGSK, rows, spare)
-            self._v_BGSK = _select(v_BGSK, rows, spare)
+        """Keep `rows` (a 1-D index, repeats allowed) in the order given. Rows that keep their place are not copied."""
+        if self._k_BGSK is None or self._v_BGSK is None:
+            return
+        if not self._owned or len(rows) > len(self._k_BGSK):
+            self._k_BGSK, self._v_BGSK = (part.index_select(0, rows) for part in (self._k_BGSK, self._v_BGSK))
+            self._owned = True
+            return
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+        for part in self.read():
+            part.index_copy_(0, moved, part.index_select(0, rows[moved]))
+        self._k_BGSK, self._v_BGSK = self._k_BGSK[: len(rows)], self._v_BGSK[: len(rows)]
 
 
 def _room_for(held: Tensor | None, new: Tensor, start: int, stop: int) -> Tensor:
@@ -74,11 +81,3 @@ def _room_for(held: Tensor | None, new: Tensor, start: int, stop: int) -> Tensor
     grown = new.new_empty(*held.shape[:2], stop + GROWTH, held.shape[3])
     grown[:, :, :start] = held[:, :, :start]
     return grown
-
-
-def _select(held: Tensor, rows: Tensor, capacity: int) -> Tensor:
-    if held.shape[2] == capacity:
-        return held.index_select(0, rows)
-    chosen = held.new_empty(len(rows), held.shape[1], capacity, held.shape[3])
-    torch.index_select(held, 0, rows, out=chosen[:, :, : held.shape[2]])
-    return chosen
