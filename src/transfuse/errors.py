@@ -5,7 +5,8 @@ TransfuseError                 the root: anything below is a message for the rea
 ├── DataError                  a file, row or argument breaks a rule (also a ValueError)
 ├── ModelDirectoryError        a saved model is missing, truncated or contradicts itself
 ├── CheckpointError            a checkpoint could not be written or read
-├── TrainingDiverged           the loss or the gradient is no longer a finite number
+├── GenerationError            a model gives scores that are not numbers
+├── TrainingDiverged           loss, gradient or held-out score is no longer a finite number
 └── TrainingInterrupted        a signal ended the training after a checkpoint was written
 """
 
@@ -32,8 +33,12 @@ class CheckpointError(TransfuseError):
     """A checkpoint that could not be written or read; those already written are intact."""
 
 
+class GenerationError(TransfuseError):
+    """A model whose scores for the next token are not numbers, so that none can be chosen."""
+
+
 class TrainingDiverged(TransfuseError):
-    """The loss or gradient norm became NaN or infinite; the last good checkpoint is kept."""
+    """Loss, gradient norm or held-out score became NaN or infinite; the last good checkpoint is kept."""
 
     def __init__(self, step: int, quantity: str, value: float) -> None:
         super().__init__(

@@ -67,7 +67,7 @@ def test_suffix_names_the_format_without_compression(name: str, suffix: str) -> 
 def test_bytes_that_are_not_utf8_are_named_by_line_and_place(tmp_path: Path) -> None:
     path = written(tmp_path / "text.txt", "gut\nschön\n".encode("latin-1"))
     assert complaint(path) == (
-        f"{path}:2: byte 4 of the line is 0xf6, which is not UTF-8; convert the file (iconv -t UTF-8) first"
+        f"{path}:2: byte 4 of the line is 0xf6, which is not UTF-8; convert the text (iconv -t UTF-8) first"
     )
 
 

@@ -186,10 +186,14 @@ def test_a_finished_run_resumes_to_its_result(tmp_path: Path) -> None:
 def test_a_signal_ends_training_after_a_checkpoint(tmp_path: Path, number: int) -> None:
     before = signal.getsignal(number)
     run = tiny_run(tmp_path)
-    with pytest.raises(TrainingInterrupted, match=r"interrupted after step 7; resume from .*step-00000007") as caught:
+
+    def send_at_step_7() -> None:
         for step in run.steps():
             if step.position.step == 7:
                 os.kill(os.getpid(), number)
+
+    with pytest.raises(TrainingInterrupted, match=r"interrupted after step 7; resume from .*step-00000007") as caught:
+        send_at_step_7()
     assert caught.value.signal_number == number
     assert signal.getsignal(number) is before
     assert run.checkpoints.latest() == 7

@@ -65,8 +65,10 @@ def run() -> None:
         sys.exit(1)
     except KeyboardInterrupt as error:
         _fail(error, 130)
-    except (OSError, MemoryError, RuntimeError, ValueError) as error:
+    except (OSError, MemoryError) as error:
         _fail(error, 1)
+    except Exception as error:  # ours to mend; the reader is told so, and how to see where
+        _fail(f"unexpected {type(error).__name__}: {error} (--debug before the command shows where)", 1, error)
 
 
 @app.callback(invoke_without_command=True)
@@ -130,7 +132,7 @@ def predict(
     device: Device = None,
 ) -> None:
     """Print the model's output for each text, one a line (tabs and line ends in it become spaces)."""
-    texts = _stdin_lines() if data == "-" else _read_sources(Path(data), source)
+    texts = _read_sources(data, source)
     model = _load(directory, device)
     search = _search(model, beams).replace(n_best=n_best)
     for text, candidates in zip(texts, model.predict_n_best(texts, search), strict=True):
@@ -184,10 +186,10 @@ def inspect(
     import transfuse
 
     found = transfuse.inspect(_load(directory, device), text, target)
-    typer.echo(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else found.to_text())
     if picture is not None:
         found.save_picture(picture, attention)  # type: ignore[arg-type]
         _say(f"attention drawn to {picture}")
+    typer.echo(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else found.to_text())
 
 
 @app.command()
@@ -213,27 +215,10 @@ def _read_pairs(paths: list[Path], source: str | None, target: str | None, skip_
     return pairs
 
 
-def _read_sources(path: Path, source: str | None) -> list[str]:
+def _read_sources(path: str, source: str | None) -> list[str]:
     from transfuse import read_sources
 
     return read_sources(path, source=source)
-
-
-def _stdin_lines() -> list[str]:
-    lines = sys.stdin.buffer.read().split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    texts = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            texts.append(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise DataError(f"stdin:{number}: not UTF-8 (byte {error.start + 1})") from error
-        if not texts[-1].strip():
-            raise DataError(f"stdin:{number}: the source is empty")
-    if not texts:
-        raise DataError("stdin: no texts in it")
-    return texts
 
 
 def _load(directory: Path, device: str | None) -> Seq2Seq:
@@ -271,8 +256,8 @@ def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
     _say(f"warning: {message}")
 
 
-def _fail(error: BaseException, code: int) -> None:
+def _fail(message: BaseException | str, code: int, cause: BaseException | None = None) -> None:
     if _options["debug"]:
-        raise error
-    _say(f"transfuse: {error or type(error).__name__}")
+        raise cause or message  # type: ignore[misc]
+    _say(f"transfuse: {str(message) or type(message).__name__}")
     sys.exit(code)

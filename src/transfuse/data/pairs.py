@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transfuse.data.text_files import MAX_CHARACTERS, read_lines, suffix_of
+from transfuse.data.text_files import MAX_CHARACTERS, read_lines, read_standard_input, suffix_of
 from transfuse.errors import DataError
 
 Row = tuple[int, Any, Any]
@@ -76,12 +76,15 @@ def read_pairs(
 def read_sources(path: str | Path, *, source: str | None = None) -> list[str]:
     """Texts to feed a model: a line each of a plain text file, or one column of a TSV, CSV or JSONL.
 
+    The path "-" is standard input, a text a line.
     `source` names the column as in `read_pairs`; without it a TSV or CSV gives its first column and has no header.
     Raises DataError as `read_pairs` does.
     """
-    path = Path(path)
-    if suffix_of(path) == ".jsonl":
-        rows: Iterator[Row] = _json_lines(path, source or "source", None)
+    path, name = Path(path), "stdin" if str(path) == "-" else str(path)
+    if name == "stdin":
+        rows: Iterator[Row] = ((line, text, None) for line, text in enumerate(read_standard_input(), start=1))
+    elif suffix_of(path) == ".jsonl":
+        rows = _json_lines(path, source or "source", None)
     elif suffix_of(path) in (".tsv", ".csv"):
         rows = _columns(path, source or "1", None)
     else:
@@ -90,10 +93,10 @@ def read_sources(path: str | Path, *, source: str | None = None) -> list[str]:
     for line, text, _ in rows:
         complaint = _complaint("source", text)
         if complaint is not None:
-            raise DataError(f"{path}:{line}: {complaint}")
+            raise DataError(f"{name}:{line}: {complaint}")
         texts.append(text)
     if not texts:
-        raise DataError(f"{path}: no texts in it")
+        raise DataError(f"{name}: no texts in it")
     return texts
 
 

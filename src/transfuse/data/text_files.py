@@ -1,9 +1,10 @@
-"""Text files line by line: plain, .gz or .xz, UTF-8, with the line number in every complaint."""
+"""Text files line by line: plain, .gz or .xz, or standard input; UTF-8, the line number in every complaint."""
 
 from __future__ import annotations
 
 import gzip
 import lzma
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,22 +38,31 @@ def read_lines(path: Path) -> Iterator[str]:
 
     Raises DataError naming file and line for bytes that are not UTF-8 and for damaged compression.
     """
-    number = 0
     with open_bytes(path) as stream:
-        lines = iter(stream)
-        while True:
-            number += 1
-            try:
-                raw = next(lines)
-                text = raw.decode("utf-8")
-                text = text.removeprefix("\ufeff") if number == 1 else text
-            except StopIteration:
-                return
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}:{number}: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}, "
-                    "which is not UTF-8; convert the file (iconv -t UTF-8) first"
-                ) from error
-            except (OSError, *_DAMAGE) as error:
-                raise DataError(f"{path}:{number}: the compressed file is damaged or truncated ({error})") from error
-            yield text.removesuffix("\n").removesuffix("\r")
+        yield from _decoded(stream, str(path))
+
+
+def read_standard_input() -> Iterator[str]:
+    """The lines of standard input, by the rules of `read_lines`; errors call it `stdin`."""
+    yield from _decoded(sys.stdin.buffer, "stdin")
+
+
+def _decoded(stream: BinaryIO, name: str) -> Iterator[str]:
+    lines = iter(stream)
+    number = 0
+    while True:
+        number += 1
+        try:
+            raw = next(lines)
+            text = raw.decode("utf-8")
+        except StopIteration:
+            return
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{name}:{number}: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}, "
+                "which is not UTF-8; convert the text (iconv -t UTF-8) first"
+            ) from error
+        except (OSError, *_DAMAGE) as error:
+            raise DataError(f"{name}:{number}: the compressed file is damaged or truncated ({error})") from error
+        text = text.removeprefix("\ufeff") if number == 1 else text
+        yield text.removesuffix("\n").removesuffix("\r")

@@ -17,7 +17,8 @@ def load(folder: str | Path, *, device: str | None = None) -> Seq2Seq:
     Raises ModelDirectoryError naming file and rule.
     """
     folder = Path(folder)
-    name = read_json(folder / ESTIMATOR).get("estimator") if (folder / ESTIMATOR).is_file() else "Seq2Seq"
+    about = read_json(folder / ESTIMATOR) if (folder / ESTIMATOR).is_file() else {}
+    name = about.get("estimator", "Seq2Seq")
     if name not in _ESTIMATORS:
         raise ModelDirectoryError(f"{folder / ESTIMATOR}: estimator={name!r} must be one of {', '.join(_ESTIMATORS)}")
     return _ESTIMATORS[name].load(folder, device=device)

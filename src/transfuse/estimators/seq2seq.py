@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 import unicodedata
 import warnings
@@ -25,6 +26,7 @@ from transfuse.errors import (
     CheckpointError,
     ConfigError,
     DataError,
+    GenerationError,
     ModelDirectoryError,
     TruncatedWarning,
     UnseenCharactersWarning,
@@ -125,11 +127,15 @@ class Seq2Seq(ConfiguredEstimator):
             if self.training.select_by == "loss":
                 return -mean_loss(self.model_, held, seq2seq_loss, self.training)
             greedy = self.search.replace(beams=1, n_best=1, sample=False)
-            return self._scores(*held_out, [self.metric], greedy)[-1].value
+            try:
+                return self._scores(*held_out, [self.metric], greedy)[-1].value
+            except GenerationError:
+                return math.nan
 
         with ExitStack() as stack:
             folder = Path(self.run_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="transfuse-")))
-            identity = {"model": config.to_dict(), "data": _fingerprint(data)}
+            # the vocabulary asked for: the one learned follows from the data
+            identity = {"model": self.model.to_dict(), "data": _fingerprint(data)}
             run = Run(
                 self.model_, data, seq2seq_loss, self.training, folder=folder, seed=seed, score=score, identity=identity
             )
@@ -330,4 +336,5 @@ def _tokenizer_values(config: Seq2SeqConfig) -> dict[str, Any]:
         "pad_token": "<pad>",
         "model_max_length": config.max_positions,
         "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,
     }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from transfuse.errors import ConfigError
 from transfuse.estimators.seq2seq import Seq2Seq
 from transfuse.models.seq2seq import Seq2SeqModel
 from transfuse.nn.attention import Attention
@@ -88,10 +89,16 @@ class Inspection:
         return "\n".join(lines)
 
     def save_picture(self, path: str | Path, kind: Kind = "cross") -> Path:
-        """Draw the attention maps of `kind`, a panel a layer, heads averaged, as an image file."""
-        figure = self._figure(kind)
+        """Draw the attention maps of `kind`, a panel a layer, heads averaged, as an image file.
+
+        Raises ConfigError if the ending of `path` is not that of a picture format.
+        """
+        path, figure = Path(path), self._figure(kind)
+        formats = figure.canvas.get_supported_filetypes()
+        if path.suffix.lower().removeprefix(".") not in formats:
+            raise ConfigError(f"{path}: the name of a picture must end in one of .{', .'.join(sorted(formats))}")
         figure.savefig(path, dpi=150)
-        return Path(path)
+        return path
 
     def _figure(self, kind: Kind) -> Figure:
         from matplotlib.figure import Figure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from transfuse.errors import CheckpointError, ConfigError, TrainingInterrupted
+from transfuse.errors import CheckpointError, ConfigError, TrainingDiverged, TrainingInterrupted
 from transfuse.training.checkpoint import (
     Checkpoints,
     optimizer_tensors,
@@ -159,7 +160,10 @@ class Run:
         }
 
     def _validate(self, log: MetricsLog) -> None:
-        """Score the averaged weights, log it, and write a checkpoint of the weights as they are."""
+        """Score the averaged weights, log it, and write a checkpoint of the weights as they are.
+
+        Raises TrainingDiverged, before anything is written, if the score is not a finite number.
+        """
         step = self.state.position.step
         own = {name: weight.clone() for name, weight in own_weights(self.model).items()}
         earlier = self.state.window(step, self.config.average)[-(self.config.average - 1) :]
@@ -170,6 +174,8 @@ class Run:
             set_weights(self.model, {name: (mean[name] * n + own[name]) / (n + 1) for name in own})
         score = self.score()
         set_weights(self.model, own)
+        if not math.isfinite(score):
+            raise TrainingDiverged(step, "the held-out score", score)
         self.state.validated.append(step)
         self.state.scores.append(score)
         log.write(kind="validation", step=step, score=score, elapsed=round(self.state.seconds, 3))
