@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
 from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 from transfuse.errors import ConfigError
@@ -43,10 +44,14 @@ class Config:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     def check_types(self) -> None:
-        """Raise ConfigError unless every field holds a value of its annotated type."""
+        """Raise ConfigError unless every field holds a value of its annotated type.
+
+        Numbers of other libraries (numpy's, as a parameter search draws them) become Python's own.
+        """
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
+            value = _plain_number(getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
             if not _is_a(value, hints[field.name]):
                 raise ConfigError(f"{field.name}={value!r} must be {_describe(hints[field.name])}")
 
@@ -69,6 +74,14 @@ class Config:
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ConfigError(f"{name}={value} must be at least 0 and below 1")
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
 
 
 def _is_a(value: Any, kind: Any) -> bool:

@@ -198,7 +198,7 @@ def test_predict_reads_standard_input_as_it_reads_files(trained: Trained) -> Non
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["source"] for record in records] == ["one two", "five ☃"]
     for record in records:
-        assert [sorted(one) for one in record["outputs"]] == [["log_probability", "score", "text"]] * 2
+        assert [sorted(one) for one in record["outputs"]] == [["finished", "log_probability", "score", "text"]] * 2
         assert record["outputs"][0]["score"] >= record["outputs"][1]["score"]
 
 

@@ -130,7 +130,7 @@ def test_training_twice_gives_the_same_vocabulary() -> None:
 def read_by_transformers(ours: Tokenizer, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    values = _tokenizer_values(Seq2SeqConfig(max_positions=77))
+    values = _tokenizer_values(Seq2SeqConfig(max_positions=77), ours)
     (folder / "tokenizer.json").write_text(ours.to_json(), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(values))
     return AutoTokenizer.from_pretrained(folder)

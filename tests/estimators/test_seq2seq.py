@@ -36,6 +36,8 @@ from transfuse import (
     UnseenCharactersWarning,
 )
 from transfuse.data.tokenizer import Tokenizer
+from transfuse.models.seq2seq import Seq2SeqModel
+from transfuse.pretrained.directory import save_model
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TINY = Seq2SeqConfig(
@@ -547,3 +549,50 @@ def test_it_learns_to_write_spelled_numbers_it_never_saw() -> None:
     ).fit(sources, targets)
     assert len(new) > 150
     assert model.score(*zip(*new, strict=True)) > 90
+
+
+# Vocabularies and special tokens
+
+
+def test_special_tokens_are_the_tokenizers_whatever_the_settings_say() -> None:
+    model = tiny(model=TINY.replace(start_id=9, pad_id=8, end_id=7)).fit(X, Y)
+    config = model.model_.config
+    assert (config.start_id, config.pad_id, config.end_id) == (0, 1, 2)
+
+
+def test_one_vocabulary_is_learned_for_both_sides() -> None:
+    with pytest.raises(ConfigError, match="target_vocab_size=290 must be vocab_size=300: fit learns one vocabulary"):
+        tiny(model=TINY.replace(share_embeddings=False, target_vocab_size=290)).fit(X, Y)
+
+
+def test_a_directory_with_two_vocabularies_is_no_estimator(tmp_path: Path) -> None:
+    config = TINY.replace(
+        norm_first=False, positions="sinusoidal", share_embeddings=False, vocab_size=320, target_vocab_size=310
+    )
+    tokenizer = Tokenizer.train(X, 300).to_json()
+    save_model(Seq2SeqModel(config).initialise(0), tmp_path, {"tokenizer.json": tokenizer})
+    with pytest.raises(ModelDirectoryError, match=r"vocabularies of their own \(320 and 310 tokens\)"):
+        Seq2Seq.load(tmp_path)
+
+
+def test_a_directory_saved_again_names_its_own_special_tokens(tmp_path: Path) -> None:
+    theirs = Tokenizer.train(X, 300).to_json().replace('"<s>"', '"<bos>"').replace('"</s>"', '"<eos>"')
+    save_model(Seq2SeqModel(TINY).initialise(0), tmp_path / "theirs", {"tokenizer.json": theirs})
+    Seq2Seq.load(tmp_path / "theirs").save(tmp_path / "again")
+    values = json.loads((tmp_path / "again" / "tokenizer_config.json").read_text())
+    assert [values[f"{kind}_token"] for kind in ("bos", "eos", "pad")] == ["<bos>", "<eos>", "<pad>"]
+
+
+def test_a_candidate_says_whether_it_came_to_its_end() -> None:
+    model = tiny().fit(X, Y)
+    for end, finished in ((-1e4, False), (1e4, True)):
+        with torch.no_grad():
+            model.model_.decoder.norm.weight.zero_()
+            model.model_.decoder.norm.bias.copy_(end * model.model_.output.weight[2])
+        assert [one.finished for row in model.predict_n_best(X[:3]) for one in row] == [finished] * 3
+
+
+def test_a_parameter_search_may_draw_numpy_numbers() -> None:
+    model = tiny().set_params(training__epochs=np.arange(1, 3)[0], model__dropout=np.float32(0.25))
+    assert (type(model.training.epochs), type(model.model.dropout)) == (int, float)
+    assert TrainingConfig.from_json(model.training.to_json()) == model.training

@@ -13,16 +13,17 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 import reference
-from transfuse.errors import ConfigError
+from transfuse.errors import ConfigError, DataError
 from transfuse.generation import candidates
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate
 from transfuse.generation.sampling import Sampler, filtered
 from transfuse.generation.sequences import Hypothesis
 from transfuse.models.seq2seq import DecoderState, Seq2SeqConfig, Seq2SeqModel
+from transfuse.nn import linear
 
 LIMIT = 20
-ROUNDING = 1e-6  # log-probabilities are summed up in float32
+ROUNDING = 1e-12
 
 SIZES = {
     "d_model": 12,
@@ -209,7 +210,7 @@ def test_the_plain_search_notices_a_planted_bug(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=r"assert \[|approx"):
         assert_like_the_plain_search(make())
 
 
@@ -297,6 +298,24 @@ def test_generation_puts_the_model_in_evaluation_mode() -> None:
 
 def test_no_sources_no_sentences() -> None:
     assert generate(make(), []) == []
+
+
+def test_a_source_without_tokens_is_refused() -> None:
+    for rows in ([[]], [[3, 2], []]):
+        with pytest.raises(DataError, match="a source has no tokens"):
+            generate(make(), rows)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_float32_on_packed_weights_is_the_plain_search(beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "prefers_onednn", lambda: torch.backends.mkldnn.is_available())
+    model, rows = make(), sources(7)
+    expected = generate(model, rows, SearchConfig(beams=beams, max_tokens=LIMIT))
+    model.float()
+    found = generate(model, rows, SearchConfig(beams=beams, max_tokens=LIMIT))
+    assert [[one.ids for one in row] for row in found] == [[one.ids for one in row] for row in expected]
+    for (one,), (other,) in zip(found, expected, strict=True):
+        assert one.score == pytest.approx(other.score, rel=1e-5)
 
 
 def test_padding_and_start_are_never_written() -> None:
@@ -452,6 +471,13 @@ def test_later_tokens_are_drawn_anew() -> None:
     assert len(pairs) == 6 * 6  # nearly uniform over the words, so every pair occurs
 
 
+def test_more_samples_begin_with_the_same_ones() -> None:
+    model, rows = make(end=-100.0), sources(5)
+    (one, three) = (generate(model, rows, sampling(n_best=n, max_tokens=8)) for n in (1, 3))
+    for (only,), found in zip(one, three, strict=True):
+        assert only.ids in [sample.ids for sample in found]
+
+
 def test_samples_repeat_with_the_seed_and_only_then() -> None:
     model, rows = make(), sources()
     first, again, other = (generate(model, rows, sampling(seed=seed, max_tokens=LIMIT)) for seed in (1, 1, 2))
@@ -494,7 +520,7 @@ def test_sample_scores_are_the_models_and_not_the_filtered() -> None:
 def test_drawing_from_the_one_most_probable_token_is_greedy(model: Seq2SeqModel) -> None:
     rows = sources()
     expected = generate(model, rows, SearchConfig(beams=1, max_tokens=LIMIT))
-    for changes in ({"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-7}):
+    for changes in ({"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-7}, {"temperature": 1e-40}):
         assert_same_found(generate(model, rows, sampling(max_tokens=LIMIT, **changes)), expected)
 
 
@@ -513,6 +539,7 @@ def test_drawing_from_the_one_most_probable_token_is_greedy(model: Seq2SeqModel)
         ({"top_k": 0}, "top_k=0 must be greater than 0"),
         ({"top_p": 0.0}, r"top_p=0\.0 must be greater than 0"),
         ({"top_p": 1.5}, r"top_p=1\.5 must be at most 1"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
         ({"max_tokens": 0}, "max_tokens=0 must be greater than 0"),
         ({"batch_tokens": 0}, "batch_tokens=0 must be greater than 0"),
     ],

@@ -69,6 +69,12 @@ def test_rouge_of_a_corpus_is_the_mean_the_package_gives() -> None:
     assert rouge(HYPOTHESES, REFERENCES) == pytest.approx(package_rouge(HYPOTHESES, REFERENCES), rel=1e-12)
 
 
+def test_a_reference_of_punctuation_does_not_change_how_words_are_cut() -> None:
+    texts = ["naïve b", "ok", "what"], ["na ve b", "?!", "…"]
+    assert rouge(*texts) == pytest.approx(package_rouge(*texts), rel=1e-12, abs=1e-12)
+    assert "tok:rouge-score|" in score_texts(*texts, "rouge")[0].signature
+
+
 def test_rouge_of_chinese_is_the_package_with_characters_as_words() -> None:
     expected = package_rouge(CHINESE, CHINESE_REFERENCES, UnicodeWords())
     assert rouge(CHINESE, CHINESE_REFERENCES) == pytest.approx(expected, rel=1e-12)

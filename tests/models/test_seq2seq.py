@@ -56,6 +56,8 @@ CONFIGS = {
     "marian padding starts": Seq2SeqConfig(**POST_NORM | {"start_id": 30, "pad_id": 30, "end_id": 0}),
     "marian without bias": Seq2SeqConfig(**POST_NORM | {"output_bias": False, "activation": "silu"}),
     "m2m100": Seq2SeqConfig(**SIZES),
+    "m2m100 end starts": Seq2SeqConfig(**SIZES | {"start_id": END}),
+    "marian end pads": Seq2SeqConfig(**POST_NORM | {"pad_id": END}),
     "m2m100 relu unscaled": Seq2SeqConfig(**SIZES | {"activation": "relu", "scale_embeddings": False, "pad_id": 5}),
 }
 READ_ONLY = {
@@ -203,8 +205,7 @@ def test_a_directory_claims_to_be_theirs_only_where_theirs_computes_the_same(
 ) -> None:
     ours = our_model(config)
     save_model(ours, tmp_path)
-    if json.loads((tmp_path / "config.json").read_text())["model_type"] != "transfuse-seq2seq":
-        assert_parity(ours, opened(tmp_path))
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "transfuse-seq2seq"
     assert load_model(tmp_path).config == config
 
 
@@ -371,6 +372,7 @@ WORDY = [
     Wordy("marian separate untied", 0.4, 5, 2.0),
     Wordy("marian padding starts", 0.3, 8, 1.6),
     Wordy("m2m100", 0.6, 4, 2.5),
+    Wordy("marian end pads", 0.3, 12, 1.6),
 ]
 LIMIT = 20
 
@@ -402,6 +404,16 @@ def test_generates_the_same_text_as_theirs(wordy: Wordy, beams: int, tmp_path: P
     assert len({len(text) for text in texts}) >= 5
     assert sum(len(text) < LIMIT for text in texts) >= 10
     assert texts == their_texts(opened(tmp_path), rows, ours.config, beams)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_start_token_that_also_ends_is_written(beams: int, tmp_path: Path) -> None:
+    ours = Wordy("m2m100 end starts", 0.6, 4, 20.0).model()
+    save_model(ours, tmp_path)
+    rows, search = source_rows(ours.config), SearchConfig(beams=beams, max_tokens=LIMIT)
+    found = [row[0] for row in generate(ours.double(), rows, search)]
+    assert all(one.finished for one in found)
+    assert [one.ids for one in found] == their_texts(opened(tmp_path), rows, ours.config, beams)
 
 
 # Round trips
@@ -538,7 +550,7 @@ def test_refuses_our_own_config_with_an_impossible_width(tmp_path: Path) -> None
         ({"activation_function": "tanh"}, ["activation_function='tanh'", "relu, gelu, silu"]),
         ({"d_model": "12"}, ["d_model='12' must be int"]),
         ({"decoder_attention_heads": 5}, ["d_model=12", "n_heads=5"]),
-        ({"eos_token_id": [2, 3]}, ["end_id=[2, 3] must be int"]),
+        ({"eos_token_id": [2, 3]}, ["eos_token_id=[2, 3] must be int"]),
     ],
 )
 def test_refuses_a_config_that_is_wrong_in_itself(saved: Path, changes: dict[str, Any], words: list[str]) -> None:
@@ -600,7 +612,63 @@ def test_refuses_tables_that_transformers_keeps_apart_where_one_is_expected(tmp_
     assert_refused(tmp_path, "model.encoder.embed_tokens.weight", "model.shared.weight", "the two differ")
 
 
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.decoder.embed_tokens.weight"])
+def test_a_tied_table_is_found_under_any_of_its_names(saved: Path, name: str) -> None:
+    expected = load_model(saved)
+    with rewritten(saved) as weights:
+        weights[name] = weights.pop("model.shared.weight")
+    for parameter, other in zip(load_model(saved).parameters(), expected.parameters(), strict=True):
+        assert torch.equal(parameter, other)
+
+
+@pytest.mark.parametrize("shape", [(31,), (2, 31), (1, 30), ()], ids=str)
+def test_refuses_a_bias_of_another_shape(saved: Path, shape: tuple[int, ...]) -> None:
+    with rewritten(saved) as weights:
+        weights["final_logits_bias"] = torch.ones(shape)
+    if shape == (31,):  # one row without its row axis is the same bias
+        assert load_model(saved).output.bias.eq(1).all()
+    else:
+        assert_refused(saved, "output.bias has shape", "config.json asks for (31,)")
+
+
+def test_refuses_a_bias_that_its_config_denies(saved: Path) -> None:
+    rewrite_config(saved, output_bias=False)
+    assert_refused(saved, "output_bias=false, but final_logits_bias holds more than zeros")
+
+
+def test_refuses_weights_that_are_whole_numbers(saved: Path) -> None:
+    with rewritten(saved) as weights:
+        weights["model.encoder.layers.0.fc1.weight"] = weights["model.encoder.layers.0.fc1.weight"].to(torch.int8)
+    assert_refused(saved, "encoder.blocks.0.feed_forward.up.weight holds torch.int8, expected floating-point numbers")
+
+
+def test_refuses_a_tokenizer_that_was_saved_with_other_weights(tmp_path: Path) -> None:
+    save_model(our_model(CONFIGS["m2m100"]), tmp_path, {"tokenizer.json": "one"})
+    load_model(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("another")
+    assert_refused(tmp_path, "tokenizer.json: not the one that was saved with model.safetensors")
+
+
+def test_refuses_a_file_in_place_of_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("a file")
+    assert_refused(tmp_path / "model", "no such directory")
+
+
 # What save_model survives
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_config_names_the_precision_of_the_weights(dtype: torch.dtype, tmp_path: Path) -> None:
+    save_model(our_model(CONFIGS["m2m100"]).to(dtype), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    assert {weight.dtype for weight in load_file(tmp_path / "model.safetensors").values()} == {dtype}
+
+
+def test_a_half_moved_directory_says_so(saved: Path) -> None:
+    (saved / "config.json").unlink()
+    (saved / "config.json").mkdir()
+    with pytest.raises(ModelDirectoryError, match=r"it holds the new model\.safetensors beside older files"):
+        save_model(our_model(CONFIGS["marian"], seed=2), saved)
 
 
 @contextmanager

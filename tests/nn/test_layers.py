@@ -342,6 +342,11 @@ def make_block(norm_first: bool, cross: bool, dropout: float = 0.0) -> Block:
     return reference.draw(block.double(), seed=1)
 
 
+def test_cross_attention_without_a_memory_is_refused() -> None:
+    with pytest.raises(DataError, match="needs a memory"):
+        make_block(norm_first=True, cross=True)(normal(2, 3, 12))
+
+
 def by_hand(block: Block, x: Tensor, memory: Tensor, keep: Tensor, memory_keep: Tensor) -> Tensor:
     """The sub-layers in turn; `block.dropout` is drawn from as often as there are sub-layers."""
     steps: list[tuple[Any, Any]] = [(block.attention_norm, lambda y: block.attention(y, keep=keep))]

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
 
 from transfuse import Inspection, SearchConfig, Seq2Seq, Seq2SeqConfig, TrainingConfig, inspect
+from transfuse.reports.inspection import LARGEST_PANEL
 
 SOURCES = ["one two three", "four five", "six seven eight nine"] * 4
 TARGETS = ["1 2 3", "4 5", "6 7 8 9"] * 4
@@ -200,3 +202,29 @@ def test_a_text_longer_than_the_model_is_inspected_as_it_is_predicted(model: Seq
     with pytest.warns(UserWarning, match="more than 64 tokens and are cut"):
         found = inspect(model, long, TARGET)
     assert len(found.source_tokens) == 64
+
+
+def test_an_unfitted_model_is_refused() -> None:
+    for target in (None, TARGET):
+        with pytest.raises(NotFittedError):
+            inspect(Seq2Seq(), SOURCE, target)
+
+
+def test_a_picture_of_many_tokens_keeps_its_size_and_labels_some() -> None:
+    tokens = [f"t{i}" for i in range(500)]
+    found = Inspection(
+        source="",
+        target="",
+        source_tokens=tokens,
+        target_tokens=tokens[:3],
+        stages=[],
+        parameters={},
+        cache_bytes=0,
+        cache_bytes_per_token=0,
+        attention={"encoder": [torch.rand(2, 500, 500)] * 2, "cross": [torch.rand(2, 3, 500)]},
+    )
+    figure = found._figure("encoder")
+    assert figure.get_size_inches().tolist() == [2 * LARGEST_PANEL, LARGEST_PANEL]
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == tokens[::8]
+    assert [label.get_text() for label in found._figure("cross").axes[0].get_yticklabels()] == tokens[:3]

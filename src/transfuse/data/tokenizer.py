@@ -15,6 +15,9 @@ from transfuse.errors import DataError, ModelDirectoryError
 START, PAD, END = "<s>", "<pad>", "</s>"
 """The special tokens, with ids 0, 1 and 2 in every vocabulary trained here."""
 
+SPECIAL_IDS = {"start_id": 0, "pad_id": 1, "end_id": 2}
+"""Their ids, by the names a model's config has for them."""
+
 MIN_VOCABULARY = 3 + 256
 """Special tokens and bytes: below this a byte-level vocabulary cannot spell every text."""
 

@@ -21,7 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 import transfuse
 from transfuse.data.batches import PairDataset
 from transfuse.data.pairs import as_texts
-from transfuse.data.tokenizer import Tokenizer, TokenizerConfig
+from transfuse.data.tokenizer import SPECIAL_IDS, Tokenizer, TokenizerConfig
 from transfuse.errors import (
     CheckpointError,
     ConfigError,
@@ -37,32 +37,35 @@ from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate
 from transfuse.metrics.text_scores import Score, check_metrics, score_texts
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
-from transfuse.pretrained.directory import load_model, read_json, save_model
+from transfuse.pretrained.directory import TOKENIZER, load_model, read_json, save_model
 from transfuse.training.config import TrainingConfig
 from transfuse.training.loop import mean_loss
 from transfuse.training.progress import with_progress
 from transfuse.training.run import Run, pick_device
 from transfuse.training.seq2seq import seq2seq_loss
 
-ESTIMATOR, TOKENIZER = "transfuse.json", "tokenizer.json"
+ESTIMATOR = "transfuse.json"
 MOST_HELD_OUT = 1000
 """Rows held out of the training data at most, when no validation pairs are given."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of several outputs: its text, its score (higher is better) and its log-probability."""
+    """One of several outputs: its text, its score (higher is better), its log-probability, and whether it came to its
+    end rather than to the limit of tokens."""
 
     text: str
     score: float
     log_probability: float
+    finished: bool
 
 
 class Seq2Seq(ConfiguredEstimator):
     """An encoder–decoder Transformer with its own BPE, trained on pairs of texts.
 
     `model`, `tokenizer`, `training` and `search` hold the settings of each part (their fields are parameters too:
-    `training__epochs`). `model.vocab_size` is the vocabulary asked for; small data may have less to give. `metric` is
+    `training__epochs`). `model.vocab_size` is the vocabulary asked for; small data may have less to give. The ids of
+    special tokens are the tokenizer's, whatever `model` says. `metric` is
     what `score` returns: one of "bleu", "bleu-lc", "bleu-char", "chrf", "rouge" (ROUGE-L) or "exact". Checkpoints and
     metrics go to `run_dir`, by default to a folder that is deleted afterwards. `device` is "cpu" or "cuda", by default
     the best there is. With `verbose`, progress goes to stderr.
@@ -113,13 +116,18 @@ class Seq2Seq(ConfiguredEstimator):
         seed = int(check_random_state(self.random_state).randint(2**31))
         check_metrics([self.metric])
         pick_device(self.device)
+        if self.model.n_target_tokens != self.model.vocab_size:
+            raise ConfigError(
+                f"target_vocab_size={self.model.target_vocab_size} must be vocab_size={self.model.vocab_size}: "
+                "fit learns one vocabulary for both sides"
+            )
         if not 0 <= self.validation_fraction < 1:
             raise ConfigError(f"validation_fraction={self.validation_fraction} must be at least 0 and below 1")
         pairs = _columns(X, y, "X", "y")
         training, held_out = self._split(pairs, validation, seed)
         self.characters_ = "".join(sorted({c for side in training for text in side for c in self._plain(text)}))
         self.tokenizer_ = Tokenizer.train([*training[0], *training[1]], self.model.vocab_size, self.tokenizer)
-        config = self.model.replace(vocab_size=len(self.tokenizer_), target_vocab_size=None)
+        config = self.model.replace(vocab_size=len(self.tokenizer_), target_vocab_size=None, **SPECIAL_IDS)
         self.model_ = Seq2SeqModel(config).initialise(seed).to(pick_device(self.device))
         data, held = self._dataset(training, "training"), self._dataset(held_out, "held-out")
 
@@ -189,7 +197,7 @@ class Seq2Seq(ConfiguredEstimator):
         }
         beside = {
             TOKENIZER: self.tokenizer_.to_json(),
-            "tokenizer_config.json": json.dumps(_tokenizer_values(self.model_.config), indent=2),
+            "tokenizer_config.json": json.dumps(_tokenizer_values(self.model_.config, self.tokenizer_), indent=2),
             ESTIMATOR: json.dumps(about, indent=2, ensure_ascii=False),
             "README.md": model_card(self.model_, self.results_),
         }
@@ -205,6 +213,11 @@ class Seq2Seq(ConfiguredEstimator):
         folder = Path(folder)
         model = load_model(folder)
         tokenizer = Tokenizer.load(folder / TOKENIZER)
+        if model.config.n_target_tokens != model.config.vocab_size:
+            raise ModelDirectoryError(
+                f"{folder}: source and target have vocabularies of their own ({model.config.vocab_size} and "
+                f"{model.config.n_target_tokens} tokens), which one {TOKENIZER} cannot serve"
+            )
         if len(tokenizer) > model.config.vocab_size:
             raise ModelDirectoryError(
                 f"{folder / TOKENIZER}: {len(tokenizer)} tokens, but the model has {model.config.vocab_size}"
@@ -299,7 +312,9 @@ class Seq2Seq(ConfiguredEstimator):
         found = generate(self.model_, self._cut(self.tokenizer_.encode(texts), "X"), search)
         flat = [one.ids for hypotheses in found for one in hypotheses]
         outputs = iter(self.tokenizer_.decode(flat))
-        return [[Candidate(next(outputs), one.score, one.log_probability) for one in row] for row in found]
+        return [
+            [Candidate(next(outputs), one.score, one.log_probability, one.finished) for one in row] for row in found
+        ]
 
 
 _Pairs = tuple[list[str], list[str]]
@@ -328,12 +343,12 @@ def _fingerprint(data: PairDataset) -> str:
     return digest.hexdigest()
 
 
-def _tokenizer_values(config: Seq2SeqConfig) -> dict[str, Any]:
+def _tokenizer_values(config: Seq2SeqConfig, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": "<s>",
-        "eos_token": "</s>",
-        "pad_token": "<pad>",
+        "bos_token": tokenizer.backend.id_to_token(config.start_id),
+        "eos_token": tokenizer.backend.id_to_token(config.end_id),
+        "pad_token": tokenizer.backend.id_to_token(config.pad_id),
         "model_max_length": config.max_positions,
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,

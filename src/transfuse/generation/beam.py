@@ -78,7 +78,7 @@ def _first_beams(limits_N: Tensor, width: int) -> _Beams:
         log_p_NW=log_p,
         ids_NWT=torch.empty(N, width, 0, dtype=torch.long, device=device),
         finished=[[] for _ in range(N)],
-        worst_N=torch.full((N,), -math.inf, device=device),
+        worst_N=torch.full((N,), -math.inf, dtype=torch.float64, device=device),
     )
 
 

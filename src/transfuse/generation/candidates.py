@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from transfuse.errors import GenerationError
-
-CHUNK_NUMBERS = 1 << 20
-"""Logits a CPU makes at a time: 4 MiB in float32, so that softmax and search find them still in the cache."""
+from transfuse.nn.linear import CHUNK_NUMBERS
 
 BLOCK = 128
 """Scores of which the largest stands for all in the first pass of `largest`."""
@@ -24,8 +22,8 @@ BLOCK = 128
 def most_probable(output: Callable[[Tensor], Tensor], hidden_ND: Tensor, config: Any, k: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities (N, k), highest first, and ids of the k most probable tokens after each row of `hidden`.
 
-    `output` makes logits. They are normalised over all tokens; padding and start token, which are not text, are then
-    left out. Raises GenerationError if a row of logits holds NaN or plus infinity.
+    `output` makes logits. They are normalised over all tokens; those `config` says are never written are then left out.
+    Raises GenerationError if a row of logits holds NaN or plus infinity.
     """
     rows = max(1, len(hidden_ND) if hidden_ND.is_cuda else CHUNK_NUMBERS // config.n_target_tokens)
     parts = [_most_probable(output(part), config, k) for part in torch.split(hidden_ND, rows)]
@@ -38,7 +36,7 @@ def _most_probable(logits_NV: Tensor, config: Any, k: int) -> tuple[Tensor, Tens
     log_p_NV = logits_NV.log_softmax(-1, dtype=torch.promote_types(logits_NV.dtype, torch.float32))
     if log_p_NV[:, config.end_id].isnan().any():  # one number that is none makes its whole row so
         raise GenerationError("the model's scores for the next token are not numbers; its weights are damaged")
-    log_p_NV[:, [config.pad_id, config.start_id]] = -math.inf
+    log_p_NV[:, config.never_written] = -math.inf
     return largest(log_p_NV, k)
 
 

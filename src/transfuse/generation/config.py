@@ -35,6 +35,8 @@ class SearchConfig(Config):
         self.check_types()
         self.check_finite("length_penalty", "temperature", "top_p")
         self.check_positive("beams", "n_best", "temperature", "top_k", "top_p", "max_tokens", "batch_tokens")
+        if self.seed < 0:
+            raise ConfigError(f"seed={self.seed} must be at least 0")
         if self.top_p > 1:
             raise ConfigError(f"top_p={self.top_p} must be at most 1")
         if self.sample and self.beams != 1:

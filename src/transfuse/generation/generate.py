@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from transfuse.errors import DataError
 from transfuse.generation.beam import beam_search
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.sampling import Sampler
@@ -42,8 +43,7 @@ def _one_batch(
         return [[one] for one in write(model, model.start(source, keep), limits, Greedy(), config.length_penalty)]
     drawn: list[list[Hypothesis]] = [[] for _ in rows]
     for repeat in range(config.n_best):
-        # every repeat of a row is its own stream of random numbers
-        sampler = Sampler(config, [row * config.n_best + repeat for row in rows])
+        sampler = Sampler(config, rows, repeat)
         written = write(model, model.start(source, keep), limits, sampler, config.length_penalty)
         for found, one in zip(drawn, written, strict=True):
             found.append(one)
@@ -64,6 +64,8 @@ def _by_length(sources: Sequence[Sequence[int]], budget: int) -> Iterator[list[i
 def _padded(model: Model, rows: list[Sequence[int]], max_tokens: int | None) -> tuple[Tensor, Tensor, Tensor]:
     device = next(model.parameters()).device
     lengths = torch.tensor([len(row) for row in rows])
+    if not lengths.all():
+        raise DataError("a source has no tokens; every row needs at least one to attend to")
     keep = torch.arange(int(lengths.max())) < lengths[:, None]
     source = torch.full(keep.shape, model.config.pad_id)
     source[keep] = torch.tensor([i for row in rows for i in row])

@@ -15,11 +15,12 @@ from transfuse.generation.config import SearchConfig
 
 
 class Sampler:
-    """Chooses by drawing. Every row has its own stream of uniform numbers, a function of (seed, row, step)."""
+    """Chooses by drawing. Every row has its own stream of uniform numbers, a function of (seed, row,
+    repeat), with a number a step."""
 
-    def __init__(self, config: SearchConfig, rows: list[int]) -> None:
+    def __init__(self, config: SearchConfig, rows: list[int], repeat: int = 0) -> None:
         self.config, self.k = config, config.top_k
-        self._streams = [np.random.default_rng([config.seed, row]) for row in rows]
+        self._streams = [np.random.default_rng([config.seed, row, repeat]) for row in rows]
 
     def __call__(self, log_p_Bk: Tensor, rows_B: Tensor) -> Tensor:
         """One of the k candidates a row, drawn from the filtered distribution."""
@@ -31,7 +32,8 @@ class Sampler:
 
 def filtered(log_p_Bk: Tensor, config: SearchConfig) -> Tensor:
     """Probabilities of candidates, most probable first, after temperature and top-p (those left out are 0)."""
-    logits = log_p_Bk / config.temperature
+    # the most probable token at 0, so that no temperature is too low
+    logits = (log_p_Bk - log_p_Bk[:, :1]) / config.temperature
     probabilities = logits.softmax(-1)
     # a token stays if what is more probable does not yet hold top_p
     before = probabilities.cumsum(-1) - probabilities

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import unicodedata
 from collections import Counter
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import transfuse
 from transfuse.errors import ConfigError, DataError
 
 
@@ -70,11 +70,11 @@ def _exact(hypotheses: Sequence[str], references: Sequence[str]) -> list[Score]:
 
 def _rouge(hypotheses: Sequence[str], references: Sequence[str]) -> list[Score]:
     rule, words = "rouge-score", _ascii_words
-    if any(text.strip() and not _ascii_words(text) for text in references):
-        # the package's rule deletes every letter outside a-z; a reference with no other letters could never be matched
+    if any(_unicode_words(text) and not _ascii_words(text) for text in references):
+        # the package's rule deletes every letter outside a-z; a reference with no other words could never be matched
         rule, words = "unicode", _unicode_words
     cells = [(words(one), words(other)) for one, other in zip(hypotheses, references, strict=True)]
-    signature = f"nrefs:1|case:lc|stem:no|tok:{rule}|average:mean-f1|version:{importlib.metadata.version('transfuse')}"
+    signature = f"nrefs:1|case:lc|stem:no|tok:{rule}|average:mean-f1|version:{transfuse.__version__}"
     parts: list[tuple[str, Callable[[list[str], list[str]], float]]] = [
         ("ROUGE-1", lambda one, other: _overlap(one, other, 1)),
         ("ROUGE-2", lambda one, other: _overlap(one, other, 2)),

@@ -34,9 +34,9 @@ class Seq2SeqConfig(Config):
     """Every size and choice of an encoder–decoder.
 
     `None` stands for "as many as": K/V heads as query heads, target vocabulary as source vocabulary. `positions` is
-    "sinusoidal" (the paper's, counted from 0), "closed-sinusoidal" (fairseq's and M2M100's, counted from `pad_id` + 1),
-    "learned" or "rotary". `share_embeddings` uses one table for source and target, `tie_output` makes the target
-    table the output projection.
+    "sinusoidal" (the paper's wavelengths as Marian lays them out, sines before cosines, counted from 0),
+    "closed-sinusoidal" (fairseq's and M2M100's, counted from `pad_id` + 1), "learned" or "rotary". `share_embeddings`
+    uses one table for source and target, `tie_output` makes the target table the output projection.
     """
 
     vocab_size: int = 8000
@@ -86,7 +86,8 @@ class Seq2SeqConfig(Config):
             raise ConfigError(f"d_model={self.d_model} must be even for sinusoidal positions")
         for name in ("start_id", "pad_id", "end_id"):
             if not 0 <= getattr(self, name) < min(self.vocab_size, self.n_target_tokens):
-                raise ConfigError(f"{name}={getattr(self, name)} must be a token of vocab_size={self.vocab_size}")
+                smaller = "vocab_size" if self.vocab_size <= self.n_target_tokens else "target_vocab_size"
+                raise ConfigError(f"{name}={getattr(self, name)} must be a token of {smaller}={getattr(self, smaller)}")
         if self.share_embeddings and self.n_target_tokens != self.vocab_size:
             raise ConfigError(
                 f"share_embeddings needs one vocabulary: vocab_size={self.vocab_size}, "
@@ -97,6 +98,11 @@ class Seq2SeqConfig(Config):
     def n_target_tokens(self) -> int:
         """Size of the target vocabulary."""
         return self.target_vocab_size or self.vocab_size
+
+    @property
+    def never_written(self) -> list[int]:
+        """Ids no output may hold: padding and start token, unless one of them also ends sequences."""
+        return sorted({self.pad_id, self.start_id} - {self.end_id})
 
 
 class DecoderState:
@@ -171,7 +177,7 @@ class Seq2SeqModel(nn.Module):
                 nn.init.constant_(weight, float(name.endswith("weight")))
             elif weight.dim() == 1:
                 nn.init.zeros_(weight)
-            elif "embedding" in name or weight is self.target_embedding.token.weight:
+            elif "embedding" in name:
                 nn.init.normal_(weight, std=self.config.d_model**-0.5, generator=generator)
             else:
                 nn.init.xavier_uniform_(weight, generator=generator)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from transfuse.errors import DataError
 from transfuse.nn.attention import Attention
 from transfuse.nn.cache import KeyValueCache
 from transfuse.nn.dropout import Dropout
@@ -66,6 +67,8 @@ class Block(nn.Module):
         own = None if cache is None else cache.own
         x_BTD = self._residual(x_BTD, self.attention_norm, lambda x: self.attention(x, keep=keep, cache=own))
         if self.cross_attention is not None:
+            if memory_BSD is None:
+                raise DataError("a block with cross-attention needs a memory to attend to")
             cross, attend = None if cache is None else cache.cross, self.cross_attention
             x_BTD = self._residual(
                 x_BTD, self.cross_attention_norm, lambda x: attend(x, memory_BSD, keep=memory_keep, cache=cross)

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+CHUNK_NUMBERS = 1 << 20
+"""Numbers of a wide product to make at a time: 4 MiB in float32, so that what reads them finds them in the cache."""
+
 
 class Linear(nn.Linear):
     """`torch.nn.Linear` with its forward and backward products made by `linear`."""
@@ -28,8 +31,9 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_in) to (..., d_out)."""
-        if self._packed is not None and x.numel():
-            return _product(x, self._packed, self.bias)
+        packed = self._packed
+        if packed is not None and x.numel():
+            return _product(x, packed, self.bias)
         return linear(x, self.weight, self.bias)
 
 

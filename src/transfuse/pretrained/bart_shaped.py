@@ -5,12 +5,14 @@ Both have the same weight names; M2M100 closes each stack with a norm, Marian ad
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from transfuse.errors import ModelDirectoryError
+from transfuse.errors import ConfigError, ModelDirectoryError
 from transfuse.models.seq2seq import Seq2SeqConfig
 from transfuse.pretrained.family import Family
 from transfuse.pretrained.renames import Rename
@@ -38,7 +40,7 @@ _RENAMES = [
         for kind in ("weight", "bias")
     ),
     Rename("output.weight", "lm_head.weight"),
-    Rename("output.bias", "final_logits_bias", give=lambda bias: bias[None], take=lambda bias: bias[0]),
+    Rename("output.bias", "final_logits_bias", give=lambda bias: bias[None], take=lambda bias: bias.squeeze(0)),
 ]
 _SHARED = [Rename("source_embedding.token.weight", "model.shared.weight")]
 _SEPARATE = [
@@ -96,21 +98,21 @@ def _common_values(config: Seq2SeqConfig) -> dict[str, Any]:
         "forced_eos_token_id": config.end_id,
         "encoder_layerdrop": 0.0,
         "decoder_layerdrop": 0.0,
-        "dtype": "float32",
     }
 
 
 def _common_config(values: Mapping[str, Any]) -> dict[str, Any]:
-    activation = values.get("activation_function", "gelu")
-    if activation not in _ACTIVATIONS:
+    activation = values.get("activation_function")
+    if activation is not None and activation not in _ACTIVATIONS:
         raise ModelDirectoryError(
             f"activation_function={activation!r} is not supported; known are {', '.join(_ACTIVATIONS)}"
         )
-    missing = sorted(theirs for theirs in _FIELDS.values() if theirs not in values and theirs not in _DEFAULTS)
+    needed = [theirs for theirs in (*_FIELDS.values(), "activation_function") if theirs not in _DEFAULTS]
+    missing = sorted(theirs for theirs in needed if values.get(theirs) is None)
     if missing:
         raise ModelDirectoryError(f"config.json has no {', '.join(missing)}")
     found = {ours: values.get(theirs, _DEFAULTS.get(theirs)) for ours, theirs in _FIELDS.items()}
-    return found | {"activation": _ACTIVATIONS[activation]}
+    return found | {"activation": _ACTIVATIONS[values["activation_function"]]}
 
 
 def _marian_values(config: Seq2SeqConfig) -> dict[str, Any]:
@@ -124,7 +126,7 @@ def _marian_values(config: Seq2SeqConfig) -> dict[str, Any]:
 def _marian_config(values: Mapping[str, Any]) -> Seq2SeqConfig:
     shared = values.get("share_encoder_decoder_embeddings", True)
     target = values.get("decoder_vocab_size")
-    return Seq2SeqConfig(
+    return _checked(
         **_common_config(values),
         positions="sinusoidal",
         norm_first=False,
@@ -135,13 +137,24 @@ def _marian_config(values: Mapping[str, Any]) -> Seq2SeqConfig:
 
 
 def _m2m100_config(values: Mapping[str, Any]) -> Seq2SeqConfig:
-    config = Seq2SeqConfig(**_common_config(values), positions="closed-sinusoidal", norm_first=True)
+    config = _checked(**_common_config(values), positions="closed-sinusoidal", norm_first=True)
     if config.start_id == config.pad_id:
         raise ModelDirectoryError(
             f"decoder_start_token_id={config.start_id} must differ from pad_token_id={config.pad_id}: "
             "M2M100 gives padding no position"
         )
     return config
+
+
+def _checked(**fields: Any) -> Seq2SeqConfig:
+    """The config with these fields; what is wrong with one is said of the key that the file has for it."""
+    try:
+        return Seq2SeqConfig(**fields)
+    except ConfigError as error:
+        message = str(error)
+        for ours, theirs in _FIELDS.items():
+            message = re.sub(rf"\b{ours}=", f"{theirs}=", message)
+        raise ModelDirectoryError(message) from error
 
 
 def _add_zero_bias(config: Seq2SeqConfig, weights: dict[str, Tensor]) -> None:
@@ -165,12 +178,14 @@ def _drop_copies(config: Seq2SeqConfig, weights: dict[str, Tensor]) -> None:
         tied = "model.shared.weight" if config.share_embeddings else "model.decoder.embed_tokens.weight"
         copies.append(("lm_head.weight", tied))
     for copy, original in copies:
-        if copy in weights and original in weights:
+        if copy in weights and original not in weights:  # only one name of a tied table was kept, and it was this
+            weights[original] = weights.pop(copy)
+        elif copy in weights:
             if not weights[copy].equal(weights[original]):
                 raise ModelDirectoryError(f"config.json ties {copy} to {original}, but the two differ")
             del weights[copy]
-    if not config.output_bias:
-        weights.pop("final_logits_bias", None)
+    if not config.output_bias and weights.pop("final_logits_bias", torch.zeros(1)).any():
+        raise ModelDirectoryError("config.json says output_bias=false, but final_logits_bias holds more than zeros")
 
 
 MARIAN = Family(

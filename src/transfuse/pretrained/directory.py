@@ -1,12 +1,13 @@
 """Model directories: config.json, model.safetensors and what lies beside them.
 
 New files are written completely in a folder beside the old ones, flushed, and only then moved over them one by one, the
-weights first. So a full disk leaves what was there before; what a crash between two moves leaves is caught on loading
-where weights and config.json differ in names or shapes.
+weights first. So a full disk leaves what was there before. What a crash between two moves leaves is caught on loading:
+weights and config.json must agree in names and shapes, and the weights' file records the SHA-256 of its tokenizer.json.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -14,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from transfuse.durable import flush, flush_folder
@@ -25,7 +26,7 @@ from transfuse.pretrained.bart_shaped import M2M100, MARIAN
 from transfuse.pretrained.own import OWN
 from transfuse.pretrained.renames import to_ours, to_theirs
 
-CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
+CONFIG, WEIGHTS, GENERATION, TOKENIZER = "config.json", "model.safetensors", "generation_config.json", "tokenizer.json"
 
 FAMILIES = (MARIAN, M2M100, OWN)
 """Every family, in the order in which a config looks for one that has its architecture."""
@@ -33,34 +34,42 @@ FAMILIES = (MARIAN, M2M100, OWN)
 
 def save_model(model: Seq2SeqModel, folder: Path, beside: Mapping[str, str] | None = None) -> None:
     """Write `model`, and `beside` (file name to text), into `folder`, in the form `transformers` reads where it has
-    the architecture. Raises ModelDirectoryError, leaving what was there, if the disk refuses."""
+    the architecture. Raises ModelDirectoryError, saying what the folder holds then, if the disk refuses."""
     family = next(family for family in FAMILIES if family.expresses(model.config))
     weights = {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
     if table := family.table(model.config):
         weights = to_theirs(table, weights)
     family.complete(model.config, weights)
-    values = {"model_type": family.model_type, "architectures": [family.architecture], **family.values(model.config)}
+    values = {
+        "model_type": family.model_type,
+        "architectures": [family.architecture],
+        "dtype": str(model.output.weight.dtype).removeprefix("torch."),
+        **family.values(model.config),
+    }
     texts = {
         CONFIG: json.dumps(values, indent=2),
         GENERATION: json.dumps(_generation_values(model.config), indent=2),
         **(beside or {}),
     }
-    stage = folder / ".saving"
+    metadata = {"format": "pt", **{name: _sha256(text.encode()) for name, text in texts.items() if name == TOKENIZER}}
+    stage, moved = folder / ".saving", list[str]()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir()
-        save_file({name: weight.cpu() for name, weight in weights.items()}, stage / WEIGHTS, {"format": "pt"})
+        save_file({name: weight.cpu() for name, weight in weights.items()}, stage / WEIGHTS, metadata)
         for name, text in texts.items():
             (stage / name).write_text(text, encoding="utf-8")
         flush_folder(stage)
         for name in (WEIGHTS, *texts):
             (stage / name).replace(folder / name)
+            moved.append(name)
         stage.rmdir()
         flush(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(stage, ignore_errors=True)
-        raise ModelDirectoryError(f"cannot write {folder}: {error}; what was there is unchanged") from error
+        left = f"it holds the new {', '.join(moved)} beside older files" if moved else "what was there is unchanged"
+        raise ModelDirectoryError(f"cannot write {folder}: {error}; {left}") from error
 
 
 def load_model(folder: Path) -> Seq2SeqModel:
@@ -101,7 +110,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises ModelDirectoryError if the file is missing or something else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         hint = "no such directory" if not path.parent.is_dir() else f"no {path.name} in it; not a model directory"
         raise ModelDirectoryError(f"{path.parent}: {hint}") from error
     except (OSError, ValueError) as error:
@@ -118,9 +127,19 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         reason = f"; {pickled[0].name} is a pickle, which can run any code and is not read" if pickled else ""
         raise ModelDirectoryError(f"{folder}: no {WEIGHTS} in it{reason}")
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            names, metadata = file.keys(), file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in names}
+        tokenizer = folder / TOKENIZER
+        if TOKENIZER in metadata and tokenizer.is_file() and _sha256(tokenizer.read_bytes()) != metadata[TOKENIZER]:
+            raise ModelDirectoryError(f"{tokenizer}: not the one that was saved with {WEIGHTS}; save the model anew")
     except (OSError, SafetensorError) as error:
         raise ModelDirectoryError(f"{path}: damaged or truncated ({error})") from error
+    return weights
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _check(path: Path, model: Seq2SeqModel, weights: Mapping[str, Tensor], unknown: list[str]) -> None:
@@ -131,6 +150,8 @@ def _check(path: Path, model: Seq2SeqModel, weights: Mapping[str, Tensor], unkno
         parts = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
         raise ModelDirectoryError(f"{path}: the weights are not those of {CONFIG}; {'; '.join(parts)}")
     for name, parameter in expected.items():
+        if not weights[name].is_floating_point():
+            raise ModelDirectoryError(f"{path}: {name} holds {weights[name].dtype}, expected floating-point numbers")
         if parameter.shape != weights[name].shape:
             raise ModelDirectoryError(
                 f"{path}: {name} has shape {tuple(weights[name].shape)}, {CONFIG} asks for {tuple(parameter.shape)}"
@@ -143,6 +164,6 @@ def _generation_values(config: Seq2SeqConfig) -> dict[str, Any]:
         "bos_token_id": config.start_id,
         "eos_token_id": config.end_id,
         "pad_token_id": config.pad_id,
-        "bad_words_ids": [[config.pad_id], [config.start_id]][: 1 + (config.start_id != config.pad_id)],
+        "bad_words_ids": [[token] for token in config.never_written] or None,
         "max_length": config.max_positions,
     }

@@ -5,6 +5,7 @@ Shapes: B rows (always 1 here), S source positions, T target positions, H heads.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from transfuse.errors import ConfigError
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 Kind = Literal["encoder", "decoder", "cross"]
 
 _STAGES = (TokenEmbedding, Attention, FeedForward, Stack, nn.Linear)
+
+
+LARGEST_PANEL = 20.0
+"""Inches of one attention map's side at most: about 70 tokens with a label each."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +112,15 @@ class Inspection:
         rows = self.source_tokens if kind == "encoder" else self.target_tokens
         columns = self.target_tokens if kind == "decoder" else self.source_tokens
         maps = self.attention[kind]
-        size = 1.5 + 0.28 * len(columns), 1.5 + 0.28 * len(rows)
-        figure = Figure(figsize=(max(size[0], 3) * len(maps), max(size[1], 3)), layout="constrained")
+        width, height = (min(max(1.5 + 0.28 * len(tokens), 3), LARGEST_PANEL) for tokens in (columns, rows))
+        figure = Figure(figsize=(width * len(maps), height), layout="constrained")
         for layer, (weights_HTS, axes) in enumerate(
             zip(maps, figure.subplots(1, len(maps), squeeze=False)[0], strict=True)
         ):
             axes.imshow(weights_HTS.mean(0).numpy(), cmap="Blues", vmin=0, aspect="auto")
-            axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8, parse_math=False)
-            axes.set_yticks(range(len(rows)), rows, fontsize=8, parse_math=False)
+            every = _readable(columns), _readable(rows)
+            axes.set_xticks(every[0], [columns[i] for i in every[0]], rotation=90, fontsize=8, parse_math=False)
+            axes.set_yticks(every[1], [rows[i] for i in every[1]], fontsize=8, parse_math=False)
             axes.set_title(f"{kind} attention, layer {layer + 1}, mean of {len(weights_HTS)} heads", fontsize=9)
         return figure
 
@@ -121,6 +128,7 @@ class Inspection:
 @torch.inference_mode()
 def inspect(model: Seq2Seq, source: str, target: str | None = None) -> Inspection:
     """Run `model` on `source` and on `target` (by default its own output) and report every stage."""
+    check_is_fitted(model, "model_")
     target = model.predict([source])[0] if target is None else target
     module, tokenizer = model.model_, model.tokenizer_
     device = next(module.parameters()).device
@@ -189,6 +197,11 @@ def _count_parameters(module: Seq2SeqModel) -> dict[str, int]:
     for name, weight in module.named_parameters():
         counts[name.split(".")[0].replace("_", " ")] += weight.numel()
     return dict(counts)
+
+
+def _readable(tokens: list[str]) -> range:
+    """Places of the tokens that get a label: all, or every second, third, … where they would run into each other."""
+    return range(0, len(tokens), max(1, math.ceil(len(tokens) / (LARGEST_PANEL / 0.28))))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -12,10 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from transfuse.nn.linear import linear
-
-CHUNK_NUMBERS = 1 << 20
-"""Logits held at a time: 4 MiB in float32, so that softmax and gradient find them still in the cache."""
+from transfuse.nn.linear import CHUNK_NUMBERS, linear
 
 
 def linear_cross_entropy(
