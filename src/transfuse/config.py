@@ -36,8 +36,14 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The config written by `to_json`."""
-        return cls.from_dict(json.loads(text))
+        """The config written by `to_json`. Raises ConfigError if it is not a JSON object of this class's fields."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"not JSON ({error})") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"a JSON {type(values).__name__}, expected an object")
+        return cls.from_dict(values)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with the named fields changed, checked again."""

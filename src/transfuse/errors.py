@@ -6,11 +6,14 @@ TransfuseError                 the root: anything below is a message for the rea
 ├── ModelDirectoryError        a saved model is missing, truncated or contradicts itself
 ├── CheckpointError            a checkpoint could not be written or read
 ├── GenerationError            a model gives scores that are not numbers
-├── TrainingDiverged           loss, gradient or held-out score is no longer a finite number
-└── TrainingInterrupted        a signal ended the training after a checkpoint was written
+└── TrainingDiverged           loss, gradient or held-out score is no longer a finite number
+
+TrainingInterrupted            a signal ended the training after a checkpoint was written (a KeyboardInterrupt)
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 
 class TransfuseError(Exception):
@@ -38,26 +41,38 @@ class GenerationError(TransfuseError):
 
 
 class TrainingDiverged(TransfuseError):
-    """Loss, gradient norm or held-out score became NaN or infinite; the last good checkpoint is kept."""
+    """Loss, gradient norm or held-out score became NaN or infinite; the last good checkpoint is kept, if any is."""
 
-    def __init__(self, step: int, quantity: str, value: float) -> None:
+    def __init__(self, step: int, quantity: str, value: float, kept: bool = True) -> None:
+        checkpoints = "checkpoints already written are intact (" if kept else "("
         super().__init__(
             f"training stopped at step {step}: {quantity} is {value}; "
-            "checkpoints already written are intact (try a lower learning rate or a longer warm-up)"
+            f"{checkpoints}try a lower learning rate or a longer warm-up)"
         )
-        self.step = step
+        self.step, self.quantity, self.value, self.kept = step, quantity, value, kept
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.step, self.quantity, self.value, self.kept)
 
 
-class TrainingInterrupted(TransfuseError):
-    """A signal asked the training to stop; everything up to `step` is in a checkpoint.
+class TrainingInterrupted(KeyboardInterrupt):
+    """A signal asked the training to stop; everything up to `step` is in the checkpoint `where`, if one is kept.
 
-    `signal_number` is 2 (SIGINT) or 15 (SIGTERM); a shell reports 128 more.
+    A KeyboardInterrupt, so that a parameter search stops as well instead of noting a failure. `signal_number` is 2
+    (SIGINT), 15 (SIGTERM) or 1 (SIGHUP); a shell reports 128 more.
     """
 
-    def __init__(self, signal_number: int, step: int, where: str) -> None:
-        super().__init__(f"interrupted after step {step}; resume from {where}")
-        self.signal_number = signal_number
-        self.step = step
+    def __init__(self, signal_number: int, step: int, where: str | None) -> None:
+        rest = "nothing is kept without a run_dir" if where is None else f"resume from {where}"
+        super().__init__(f"interrupted after step {step}; {rest}")
+        self.signal_number, self.step, self.where = signal_number, step, where
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.signal_number, self.step, self.where)
+
+
+class ResumeWarning(UserWarning):
+    """A run was not taken up where it was asked to be: there is nothing there, or what is newest is damaged."""
 
 
 class UnseenCharactersWarning(UserWarning):

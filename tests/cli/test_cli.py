@@ -296,7 +296,7 @@ def test_unusable_rows_are_left_out_where_asked_and_counted(tmp_path: Path) -> N
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = run("--debug", "fit", "seq2seq", tmp_path / "nowhere.tsv", "--out", tmp_path / "m")
-    assert done.returncode != 0
+    assert done.returncode == 2
     assert "Traceback" in done.stderr
     assert "DataError: " in done.stderr
 
@@ -304,13 +304,17 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_wrong_settings_are_code_2_before_anything_is_written(tmp_path: Path) -> None:
     pairs, out = write_pairs(tmp_path / "pairs.tsv"), tmp_path / "m"
     begin = ["fit", "seq2seq", pairs, "--out", out]
-    name, value, size, metric, device = run_all(
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    name, value, size, metric, device, seed, project = run_all(
         [
             [*begin, "--set", "model.widht=3"],
             [*begin, "--set", "training.epochs=many"],
             [*begin, "--set", "model.vocab_size=20"],
             [*begin, "--metric", "accuracy"],
             [*begin, "--device", "abacus"],
+            [*begin, "--seed", "-1"],
+            ["fit", "seq2seq", pairs, "--out", tmp_path / "project"],
         ]
     )
     assert_failed(name, 2, "--set model.widht=3: expected NAME=VALUE with NAME one of model.activation, ")
@@ -318,6 +322,8 @@ def test_wrong_settings_are_code_2_before_anything_is_written(tmp_path: Path) ->
     assert_failed(size, 2, "vocab_size=20 must be at least 259")
     assert_failed(metric, 2, "metric='accuracy' must be one of bleu, bleu-lc, bleu-char, chrf, rouge, exact")
     assert_failed(device, 2, "abacus")
+    assert seed.returncode == 2
+    assert_failed(project, 2, "holds a README.md that transfuse did not write; choose another folder")
     assert not out.exists()
 
 
@@ -446,9 +452,9 @@ def test_an_unfinished_run_is_not_begun_anew(refused: list[Finished]) -> None:
 
 
 def test_resuming_another_run_is_refused_naming_what_differs(refused: list[Finished]) -> None:
-    assert_failed(refused[1], 1, "is of another run: training differ; resume with the same data and settings")
-    assert_failed(refused[2], 1, "is of another run: ", "model", "seed")
-    assert_failed(refused[3], 1, "is of another run: data differ; resume with the same data and settings")
+    assert_failed(refused[1], 1, "is of another run, with other training.learning_rate (")
+    assert_failed(refused[2], 1, "is of another run, with other ", "model.dropout (", "seed (")
+    assert_failed(refused[3], 1, "is of another run, with other data, validation; resume with")
 
 
 def test_resumed_runs_finish_as_if_never_stopped(

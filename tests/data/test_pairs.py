@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import lzma
 import re
@@ -314,3 +315,52 @@ def test_a_bad_column_is_refused_with_row_and_rule(column: Any, message: str) ->
 
 def test_a_text_of_the_greatest_length_is_accepted() -> None:
     assert as_texts(["x" * 100_000], "X") == ["x" * 100_000]
+
+
+def test_a_blank_line_is_a_row_without_texts(tmp_path: Path) -> None:
+    for name, content in (("pairs.tsv", "a\tb\n\nc\td\n\n"), ("pairs.csv", "a,b\n\nc,d\n\n")):
+        path = tmp_path / name
+        path.write_text(content)
+        with pytest.raises(DataError, match=rf"{name}:2: the source is empty"):
+            read_pairs(path)
+        pairs = read_pairs(path, skip_bad_rows=True)
+        assert (pairs.sources, pairs.targets, pairs.skipped) == (["a", "c"], ["b", "d"], 2)
+
+
+def test_columns_cannot_be_named_where_there_are_none(tmp_path: Path) -> None:
+    one, two = tmp_path / "a.txt", tmp_path / "b.txt"
+    one.write_text("a\n")
+    two.write_text("b\n")
+    with pytest.raises(DataError, match="two parallel files have no columns to name"):
+        read_pairs(one, two, source="a", target="b")
+    with pytest.raises(DataError, match="a text a line has no columns to name"):
+        read_sources(one, source="a")
+
+
+def test_a_header_that_says_a_name_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.csv"
+    path.write_text("a,a,b\n1,2,3\n")
+    with pytest.raises(DataError, match="twice.csv:1: 2 columns are called 'a'"):
+        read_pairs(path, source="a", target="b")
+
+
+def test_an_empty_file_with_named_columns_has_no_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "empty.csv"
+    path.write_text("")
+    with pytest.raises(DataError, match="empty.csv: no pairs in it"):
+        read_pairs(path, source="a", target="b")
+
+
+def test_endings_may_be_upper_case(tmp_path: Path) -> None:
+    path = tmp_path / "PAIRS.TSV.GZ"
+    path.write_bytes(gzip.compress(b"a\tb\n"))
+    assert read_pairs(path).targets == ["b"]
+
+
+def test_pairs_come_from_standard_input_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xef\xbb\xbfa\tb\r\nc\td\te\n")))
+    with pytest.raises(DataError, match=r"stdin:2: 3 columns, expected 2 \(source<TAB>target\)"):
+        read_pairs("-")
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(DataError, match="stdin: closed"):
+        read_pairs("-")

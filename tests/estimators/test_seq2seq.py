@@ -26,12 +26,14 @@ from transfuse import (
     ConfigError,
     DataError,
     ModelDirectoryError,
+    ResumeWarning,
     SearchConfig,
     Seq2Seq,
     Seq2SeqConfig,
     TokenizerConfig,
     TrainingConfig,
     TrainingDiverged,
+    TrainingInterrupted,
     TruncatedWarning,
     UnseenCharactersWarning,
 )
@@ -507,11 +509,13 @@ def test_a_run_directory_with_checkpoints_is_not_overwritten(tmp_path: Path, fit
 
 def test_resuming_with_other_data_or_settings_is_refused_naming_them(tmp_path: Path) -> None:
     tiny(run_dir=tmp_path).fit(X, Y)
-    with pytest.raises(CheckpointError, match=r"is of another run: data differ; "):
+    with pytest.raises(CheckpointError, match=r"is of another run, with other data, validation; "):
         tiny(run_dir=tmp_path).fit(X, Y[::-1], resume=True)
-    with pytest.raises(CheckpointError, match=r"is of another run: training differ; "):
+    with pytest.raises(
+        CheckpointError, match=r"is of another run, with other training.learning_rate \(0\.001 there, 0\.1 here\); "
+    ):
         tiny(run_dir=tmp_path, training=SHORT.replace(learning_rate=0.1)).fit(X, Y, resume=True)
-    with pytest.raises(CheckpointError, match=r"is of another run: .*seed.* differ; "):
+    with pytest.raises(CheckpointError, match=r"is of another run, with other .*seed \("):
         tiny(run_dir=tmp_path, random_state=1).fit(X, Y, resume=True)
 
 
@@ -596,3 +600,76 @@ def test_a_parameter_search_may_draw_numpy_numbers() -> None:
     model = tiny().set_params(training__epochs=np.arange(1, 3)[0], model__dropout=np.float32(0.25))
     assert (type(model.training.epochs), type(model.model.dropout)) == (int, float)
     assert TrainingConfig.from_json(model.training.to_json()) == model.training
+
+
+# Failure
+
+
+def test_a_failed_fit_leaves_the_estimator_as_it_was() -> None:
+    model = tiny()
+    with pytest.raises(TrainingDiverged):
+        model.set_params(training__learning_rate=1e30, training__warmup_steps=0).fit(X, Y)
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+    model.set_params(training=SHORT).fit(X, Y)
+    expected, results = model.predict(X[:5]), model.results_
+    with pytest.raises(TrainingDiverged, match=r"is (nan|-?inf); \(try a lower"):
+        model.set_params(training__learning_rate=1e30, training__warmup_steps=0).fit(X, Y)
+    assert model.predict(X[:5]) == expected
+    assert model.results_ is results
+
+
+def test_an_interrupt_ends_cross_validation_and_says_that_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits: list[int] = []
+
+    def interrupting(self: Seq2Seq, *arguments: Any) -> None:
+        fits.append(0)
+        raise TrainingInterrupted(2, 4, "/somewhere")
+
+    monkeypatch.setattr(Seq2Seq, "_judge", interrupting)
+    with pytest.raises(TrainingInterrupted, match=r"interrupted after step 4; nothing is kept without a run_dir"):
+        cross_val_score(tiny(), X, Y, cv=3)
+    assert len(fits) == 1
+
+
+def test_resuming_with_other_validation_pairs_is_refused(tmp_path: Path) -> None:
+    tiny(run_dir=tmp_path).fit(X, Y, validation=(X[:5], Y[:5]))
+    with pytest.raises(CheckpointError, match="is of another run, with other validation; "):
+        tiny(run_dir=tmp_path).fit(X, Y, validation=(X[5:9], Y[5:9]), resume=True)
+
+
+def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
+    with pytest.warns(ResumeWarning, match="nothing to resume in .*checkpoints; starting anew"):
+        tiny(run_dir=tmp_path).fit(X, Y, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"d_model": 16}}, r"model=\{'d_model': 16\} must be a Seq2SeqConfig"),
+        ({"training": None}, "training=None must be a TrainingConfig"),
+        ({"random_state": -1}, "random_state=-1 must be at least 0"),
+        ({"validation_fraction": 0}, "validation_fraction=0 must be above 0 and below 1"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tiny(**changes).fit(X, Y)
+
+
+def test_what_fit_depends_on_is_saved(tmp_path: Path) -> None:
+    model = tiny(random_state=5, validation_fraction=0.2).fit(X, Y)
+    model.save(tmp_path)
+    again = clone(Seq2Seq.load(tmp_path)).set_params(model=TINY).fit(X, Y)
+    assert all(one.equal(other) for one, other in zip(weights(model).values(), weights(again).values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "values", [{"estimator": []}, {"characters": 5}, {"metric": 3}, {"metric": "foo"}, {"results": 3}, {"search": 1}]
+)
+def test_a_directory_that_says_nonsense_of_its_estimator_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
+    tiny().fit(X, Y).save(tmp_path)
+    about = json.loads((tmp_path / "transfuse.json").read_text())
+    (tmp_path / "transfuse.json").write_text(json.dumps(about | values))
+    with pytest.raises(ModelDirectoryError, match=rf"transfuse\.json: {next(iter(values))}="):
+        transfuse.load(tmp_path)

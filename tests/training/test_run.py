@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import pickle
 import resource
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,14 @@ import torch
 
 from tiny_training import CONFIG, TRAINING, backwards, tiny_run
 from transfuse.data.batches import PairBatch
-from transfuse.errors import CheckpointError, TrainingDiverged, TrainingInterrupted
+from transfuse.errors import CheckpointError, ResumeWarning, TrainingDiverged, TrainingInterrupted
 from transfuse.models.seq2seq import Seq2SeqModel
 from transfuse.training.checkpoint import OPTIMIZER, WEIGHTS, own_weights
 from transfuse.training.config import TrainingConfig
+from transfuse.training.lock import exclusive
 from transfuse.training.loop import Position, make_optimizer, train
 from transfuse.training.metrics_log import MetricsLog, read_metrics
+from transfuse.training.run import Run
 from transfuse.training.schedule import learning_rate
 from transfuse.training.seq2seq import seq2seq_loss
 
@@ -154,7 +157,8 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     weights = run.checkpoints.path(20) / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     again = tiny_run(tmp_path, TRAINING.replace(max_steps=20))
-    assert again.resume()
+    with pytest.warns(ResumeWarning, match=r"resuming at step 15, because .*step-00000020.*does not match its sha256"):
+        assert again.resume()
     assert again.state.position.step == 15
     with pytest.raises(CheckpointError, match=r"model.safetensors: does not match its sha256"):
         run.checkpoints.weights(20)
@@ -162,8 +166,125 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
 
 def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
     drain(tiny_run(tmp_path, TRAINING.replace(max_steps=5)))
-    with pytest.raises(CheckpointError, match=r"of another run: training differ"):
+    with pytest.raises(CheckpointError, match=r"of another run, with other training.max_steps \(5 there, 6 here\); "):
         tiny_run(tmp_path, TRAINING.replace(max_steps=6)).resume()
+
+
+def damage(run: Run, step: int) -> None:
+    weights = run.checkpoints.path(step) / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
+
+
+def test_damage_in_what_is_averaged_goes_back_to_before_it_and_trains_on(tmp_path: Path) -> None:
+    undisturbed = tiny_run(tmp_path / "quiet", TRAINING.replace(keep=4))
+    drain(undisturbed)
+    run = tiny_run(tmp_path / "damaged", TRAINING.replace(keep=4))
+    for step in run.steps():
+        if step.position.step == 20:
+            break
+    damage(run, 15)  # the checkpoints of 15 and 20 are averaged with it
+    again = tiny_run(tmp_path / "damaged", TRAINING.replace(keep=4))
+    with pytest.warns(ResumeWarning, match="resuming at step 10, because .*step-00000015"):
+        assert again.resume()
+    drain(again)
+    for run in (undisturbed, again):
+        run.finish()
+    for name, weight in own_weights(undisturbed.model).items():
+        assert own_weights(again.model)[name].equal(weight)
+
+
+def test_where_nothing_is_whole_the_run_is_not_begun_anew(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, TRAINING.replace(max_steps=10))
+    drain(run)
+    for step in run.checkpoints.steps():
+        damage(run, step)
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* can be taken up: .*does not match its sha256"):
+        tiny_run(tmp_path, TRAINING.replace(max_steps=10)).resume()
+
+
+def test_a_folder_of_the_user_s_own_among_the_checkpoints_is_none(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path, TRAINING.replace(max_steps=5))
+    (run.checkpoints.folder / "step-00000003-backup").mkdir(parents=True)
+    drain(run)
+    assert run.checkpoints.steps() == [5]
+
+
+@pytest.mark.parametrize("killed_at", [5, 10, 15, 20])
+def test_a_run_out_of_patience_resumes_to_its_end(tmp_path: Path, killed_at: int) -> None:
+    config = TRAINING.replace(patience=2, keep=1, average=2)
+
+    def worse_from_step_10(run: Run) -> Any:
+        return lambda: -abs(run.state.position.step - 10.0)
+
+    results = []
+    for stop in (None, killed_at):
+        run = tiny_run(tmp_path / str(stop), config)
+        run.score = worse_from_step_10(run)
+        for step in run.steps():
+            if step.position.step == (stop or -1):
+                break
+        again = tiny_run(tmp_path / str(stop), config)
+        again.score = worse_from_step_10(again)
+        assert again.resume() or stop == 5  # killed before the validation of step 5 was done
+        drain(again)
+        results.append((again.state.position.step, again.finish()["best_step"], own_weights(again.model)))
+    (*quiet, quiet_weights), (*killed, killed_weights) = results
+    assert quiet == killed == [20, 10]
+    assert all(killed_weights[name].equal(weight) for name, weight in quiet_weights.items())
+
+
+def test_a_checkpoint_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, saved = tiny_run(tmp_path, TRAINING.replace(max_steps=12)), []
+    save = run.checkpoints.save
+    monkeypatch.setattr(run.checkpoints, "save", lambda step, *parts: saved.append(step) or save(step, *parts))
+    drain(run)
+    assert saved == [5, 10, 12]
+
+
+@pytest.mark.parametrize("last", [10, 12])
+def test_a_signal_during_the_last_validation_still_counts(tmp_path: Path, last: int) -> None:
+    def score() -> float:
+        if run.state.position.step == last:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return 0.0
+
+    run = tiny_run(tmp_path, TRAINING.replace(max_steps=last), score=score)
+    with pytest.raises(TrainingInterrupted, match=f"interrupted after step {last}; resume from"):
+        drain(run)
+    assert run.checkpoints.latest() == last
+    again = tiny_run(tmp_path, TRAINING.replace(max_steps=last), score=score)
+    assert again.resume()
+    assert drain(again) == []
+
+
+@pytest.mark.parametrize("error", [TrainingInterrupted(2, 7, "x"), TrainingDiverged(7, "the loss", math.inf)])
+def test_errors_pass_between_processes(error: BaseException) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+def test_one_training_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    with exclusive(tmp_path / "run"):
+        with pytest.raises(CheckpointError, match=r"run is in use by another training"), exclusive(tmp_path / "run"):
+            pass
+    with exclusive(tmp_path / "run"):
+        pass
+
+
+def test_metrics_after_a_damaged_line_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n\0\0\0\n{"step": 4}\n{"st')
+    assert [record["step"] for record in read_metrics(path)] == [1, 2]
+    MetricsLog(path, resumed_at=4).write(step=3)
+    assert [record["step"] for record in read_metrics(path)] == [1, 2, 3]
+
+
+def test_a_metrics_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(CheckpointError, match=r"cannot write .*metrics\.jsonl: .*; checkpoints already written"):
+        log.write(step=1)
 
 
 def test_nothing_to_resume_starts_anew(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -30,9 +32,11 @@ fit_app = typer.Typer(help="Train a model on your own data.", no_args_is_help=Tr
 app.add_typer(fit_app, name="fit")
 
 _options = {"debug": False}
+_LINE_ENDS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 
 Data = Annotated[
-    list[Path], typer.Argument(help="A .tsv, .csv or .jsonl file, or two parallel files; .gz and .xz too.")
+    list[Path],
+    typer.Argument(help="A .tsv, .csv or .jsonl file, two parallel files (.gz and .xz too), or - for a TSV on stdin."),
 ]
 ModelDir = Annotated[Path, typer.Argument(help="A model directory, as written by fit.")]
 SourceColumn = Annotated[str | None, typer.Option("--source", help="Column of the source: a name, or a number from 1.")]
@@ -40,11 +44,12 @@ TargetColumn = Annotated[str | None, typer.Option("--target", help="Column of th
 SkipBadRows = Annotated[bool, typer.Option(help="Leave out rows with an empty, missing or over-long side.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Beams = Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 is greedy. Default: as trained with.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the best there is.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="Any setting, as model.d_model=512 or training.dropout; repeatable."
+        "--set", metavar="NAME=VALUE", help="Any setting, as model.d_model=512 or training.epochs=9; repeatable."
     ),
 ]
 
@@ -56,19 +61,19 @@ def run() -> None:
         app()
     except (DataError, ConfigError) as error:
         _fail(error, 2)
-    except TrainingInterrupted as error:
-        _fail(error, 128 + error.signal_number)
     except TransfuseError as error:
         _fail(error, 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except TrainingInterrupted as error:
+        _fail(error, 128 + error.signal_number)
     except KeyboardInterrupt as error:
         _fail(error, 130)
     except (OSError, MemoryError) as error:
         _fail(error, 1)
     except Exception as error:  # ours to mend; the reader is told so, and how to see where
-        _fail(f"unexpected {type(error).__name__}: {error} (--debug before the command shows where)", 1, error)
+        _fail(error, 1, f"unexpected {type(error).__name__}: {error} (--debug before the command shows where)")
 
 
 @app.callback(invoke_without_command=True)
@@ -96,7 +101,10 @@ def fit_seq2seq(
     skip_bad_rows: SkipBadRows = False,
     settings: Settings = None,
     metric: Annotated[str, typer.Option(help="bleu, bleu-lc, bleu-char, chrf, rouge or exact.")] = "bleu",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    validation_fraction: Annotated[
+        float, typer.Option(help="Share of the pairs to hold out where --validation is not given.")
+    ] = 0.05,
+    seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in OUT.")] = False,
     device: Device = None,
 ) -> None:
@@ -105,7 +113,15 @@ def fit_seq2seq(
     held_out = _read_pairs(validation, source, target, skip_bad_rows) if validation else None
     from transfuse import Seq2Seq
 
-    model = Seq2Seq(metric=metric, random_state=seed, run_dir=out / "training", device=device, verbose=True)
+    _check_ours(out)
+    model = Seq2Seq(
+        metric=metric,
+        validation_fraction=validation_fraction,
+        run_dir=out / "training",
+        device=device,
+        random_state=seed,
+        verbose=True,
+    )
     model.set_params(**_parse_settings(model, settings or []))
     _say(f"{len(pairs):,} pairs; the model goes to {out}")
     model.fit(
@@ -127,19 +143,19 @@ def predict(
     data: Annotated[str, typer.Argument(help="A text file (a text a line), .tsv, .csv, .jsonl, or - for stdin.")] = "-",
     source: SourceColumn = None,
     beams: Beams = None,
-    n_best: Annotated[int, typer.Option(min=1, help="Outputs for each text.")] = 1,
+    n_best: Annotated[int | None, typer.Option(min=1, help="Outputs for each text. Default: as trained with.")] = None,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
     """Print the model's output for each text, one a line (tabs and line ends in it become spaces)."""
     texts = _read_sources(data, source)
     model = _load(directory, device)
-    search = _search(model, beams).replace(n_best=n_best)
+    search = _search(model, beams, n_best)
     for text, candidates in zip(texts, model.predict_n_best(texts, search), strict=True):
         if as_json:
             typer.echo(json.dumps({"source": text, "outputs": [vars(one) for one in candidates]}, ensure_ascii=False))
         else:
-            typer.echo("\t".join(" ".join(one.text.split()) for one in candidates))
+            typer.echo("\t".join(_LINE_ENDS.sub(" ", one.text) for one in candidates))
 
 
 @app.command()
@@ -195,7 +211,7 @@ def inspect(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where the model and the picture go.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Train a small real model, dates in twenty languages to ISO 8601, and show that it works."""
     from transfuse.cli.demo import run_demo
@@ -227,8 +243,16 @@ def _load(directory: Path, device: str | None) -> Seq2Seq:
     return load(directory, device=device)
 
 
-def _search(model: Seq2Seq, beams: int | None) -> SearchConfig:
-    return model.search if beams is None else model.search.replace(beams=beams, n_best=1)
+def _search(model: Seq2Seq, beams: int | None, n_best: int | None = None) -> SearchConfig:
+    search = model.search if beams is None else model.search.replace(beams=beams, n_best=1)
+    return search if n_best is None else search.replace(n_best=n_best)
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse to write a model over somebody's project or over a model from elsewhere."""
+    foreign = [name for name in ("config.json", "README.md") if (folder / name).exists()]
+    if foreign and not (folder / "transfuse.json").exists():
+        raise ConfigError(f"--out {folder}: holds a {foreign[0]} that transfuse did not write; choose another folder")
 
 
 def _parse_settings(model: Seq2Seq, settings: Iterable[str]) -> dict[str, Any]:
@@ -256,8 +280,8 @@ def _show_warning(message: Warning | str, *details: Any, **more: Any) -> None:
     _say(f"warning: {message}")
 
 
-def _fail(message: BaseException | str, code: int, cause: BaseException | None = None) -> None:
+def _fail(error: BaseException, code: int, message: str | None = None) -> None:
     if _options["debug"]:
-        raise cause or message  # type: ignore[misc]
-    _say(f"transfuse: {str(message) or type(message).__name__}")
+        traceback.print_exception(error)
+    _say(f"transfuse: {message or str(error) or type(error).__name__}")
     sys.exit(code)

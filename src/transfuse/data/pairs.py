@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transfuse.data.text_files import MAX_CHARACTERS, read_lines, read_standard_input, suffix_of
+from transfuse.data.text_files import MAX_CHARACTERS, STDIN, read_lines, suffix_of
 from transfuse.errors import DataError
+
+_TABLES = (".tsv", ".csv")
 
 Row = tuple[int, Any, Any]
 """Line number, source cell, target cell."""
@@ -41,15 +43,17 @@ def read_pairs(
 
     `source` and `target` name the columns: header names (the first row is then a header) or numbers from 1 (no header).
     Without them a TSV or CSV has exactly two columns and no header, and a JSONL the keys `source` and `target`. Files
-    may end in .gz or .xz. Raises DataError naming file, line and rule; `skip_bad_rows` leaves rows with an empty,
-    missing or over-long side out instead and counts them.
+    may end in .gz or .xz; the path "-" is a TSV on standard input. Raises DataError naming file, line and rule;
+    `skip_bad_rows` leaves rows with an empty, missing or over-long side out instead and counts them.
     """
-    path = Path(path)
+    path = _input(path)
     if second is not None:
+        if source is not None or target is not None:
+            raise DataError(f"{path}: two parallel files have no columns to name: source={source}, target={target}")
         rows = _parallel(path, Path(second))
     elif suffix_of(path) == ".jsonl":
         rows = _json_lines(path, source or "source", target or "target")
-    elif suffix_of(path) in (".tsv", ".csv"):
+    elif suffix_of(path) in _TABLES or path is STDIN:
         if (source is None) != (target is None):
             raise DataError(f"{path}: name both columns or none: source={source}, target={target}")
         rows = _columns(path, source, target)
@@ -80,23 +84,23 @@ def read_sources(path: str | Path, *, source: str | None = None) -> list[str]:
     `source` names the column as in `read_pairs`; without it a TSV or CSV gives its first column and has no header.
     Raises DataError as `read_pairs` does.
     """
-    path, name = Path(path), "stdin" if str(path) == "-" else str(path)
-    if name == "stdin":
-        rows: Iterator[Row] = ((line, text, None) for line, text in enumerate(read_standard_input(), start=1))
-    elif suffix_of(path) == ".jsonl":
-        rows = _json_lines(path, source or "source", None)
-    elif suffix_of(path) in (".tsv", ".csv"):
+    path = _input(path)
+    if suffix_of(path) == ".jsonl":
+        rows: Iterator[Row] = _json_lines(path, source or "source", None)
+    elif suffix_of(path) in _TABLES:
         rows = _columns(path, source or "1", None)
+    elif source is not None:
+        raise DataError(f"{path}: a text a line has no columns to name: source={source}")
     else:
         rows = ((line, text, None) for line, text in enumerate(read_lines(path), start=1))
     texts = []
     for line, text, _ in rows:
         complaint = _complaint("source", text)
         if complaint is not None:
-            raise DataError(f"{name}:{line}: {complaint}")
+            raise DataError(f"{path}:{line}: {complaint}")
         texts.append(text)
     if not texts:
-        raise DataError(f"{name}: no texts in it")
+        raise DataError(f"{path}: no texts in it")
     return texts
 
 
@@ -118,6 +122,10 @@ def as_texts(column: Iterable[Any], name: str) -> list[str]:
     if not texts:
         raise DataError(f"{name} is empty; at least one text is needed")
     return texts
+
+
+def _input(path: str | Path) -> Path:
+    return STDIN if str(path) == "-" else Path(path)
 
 
 def _complaint(side: str, text: Any) -> str | None:
@@ -172,11 +180,17 @@ def _columns(path: Path, source: str | None, target: str | None) -> Iterator[Row
         wanted = [int(name) - 1 for name in (source, target) if name is not None]
         width = None
     else:
-        wanted, width = _header(path, next(rows, (1, []))[1], source, target)
+        first = next(rows, None)
+        if first is None:
+            return
+        wanted, width = _header(path, first[1], source, target)
     for line, cells in rows:
+        if cells in ([], [""]):  # a blank line, whatever the number of columns
+            yield line, "", ""
+            continue
         width = len(cells) if width is None else width
         if len(cells) != width:
-            hint = " (source<TAB>target)" if suffix_of(path) == ".tsv" and width == 2 else ""
+            hint = " (source<TAB>target)" if suffix_of(path) != ".csv" and width == 2 else ""
             raise DataError(f"{path}:{line}: {len(cells)} columns, expected {width}{hint}")
         for column in wanted:
             if not 0 <= column < width:
@@ -188,12 +202,14 @@ def _header(path: Path, names: Sequence[str], source: str | None, target: str | 
     for name in filter(None, (source, target)):
         if name not in names:
             raise DataError(f"{path}:1: no column {name!r} in the header {', '.join(map(repr, names))}")
+        if list(names).count(name) > 1:
+            raise DataError(f"{path}:1: {list(names).count(name)} columns are called {name!r} in the header")
     return [list(names).index(name) for name in (source, target) if name is not None], len(names)
 
 
 def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number (of the row's end) and cells; a TSV cell is everything between tabs, a CSV cell may be quoted."""
-    if suffix_of(path) == ".tsv":
+    if suffix_of(path) != ".csv":
         yield from ((line, text.split("\t")) for line, text in enumerate(read_lines(path), start=1))
         return
     csv.field_size_limit(sys.maxsize)  # our own limit names the side and both numbers

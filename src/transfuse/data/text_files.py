@@ -15,6 +15,9 @@ from transfuse.errors import DataError
 MAX_CHARACTERS = 100_000
 """Longest text a row may hold; longer ones are almost always a file that is not what it seems."""
 
+STDIN = Path("stdin")
+"""Stands for standard input, in reading and in errors: this very object, not a file of that name."""
+
 _OPENERS: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".xz": lzma.open}
 _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
@@ -22,32 +25,32 @@ _DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 def open_bytes(path: Path) -> BinaryIO:
     """The file's bytes, decompressed by its ending. Raises DataError if it cannot be opened."""
     try:
-        return cast(BinaryIO, _OPENERS.get(path.suffix, open)(path, "rb"))
+        return cast(BinaryIO, _OPENERS.get(path.suffix.lower(), open)(path, "rb"))
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
 
 
 def suffix_of(path: Path) -> str:
     """The ending that names the format, lower-case and without .gz or .xz: `pairs.TSV.gz` gives `.tsv`."""
-    inner = Path(path.stem) if path.suffix in _OPENERS else path
+    inner = Path(path.stem) if path.suffix.lower() in _OPENERS else path
     return inner.suffix.lower()
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines without their ends (`\\n` or `\\r\\n`; nothing else ends a line).
+    """The lines without their ends (`\\n` or `\\r\\n`; nothing else ends a line) of a file, or of `STDIN`.
 
     Raises DataError naming file and line for bytes that are not UTF-8 and for damaged compression.
     """
+    if path is STDIN:
+        if sys.stdin is None:
+            raise DataError("stdin: closed")
+        yield from _decoded(sys.stdin.buffer, path)
+        return
     with open_bytes(path) as stream:
-        yield from _decoded(stream, str(path))
+        yield from _decoded(stream, path)
 
 
-def read_standard_input() -> Iterator[str]:
-    """The lines of standard input, by the rules of `read_lines`; errors call it `stdin`."""
-    yield from _decoded(sys.stdin.buffer, "stdin")
-
-
-def _decoded(stream: BinaryIO, name: str) -> Iterator[str]:
+def _decoded(stream: BinaryIO, name: Path) -> Iterator[str]:
     lines = iter(stream)
     number = 0
     while True:

@@ -82,6 +82,11 @@ class Tokenizer:
     def __len__(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
+    def normalize(self, text: str) -> str:
+        """The text as the vocabulary sees it: NFC, lower-case where so learned."""
+        normalizer = self.backend.normalizer
+        return text if normalizer is None else str(normalizer.normalize_str(text))
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, closed by the end token."""
         return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]

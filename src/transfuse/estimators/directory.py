@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from transfuse.errors import ModelDirectoryError
-from transfuse.estimators.seq2seq import ESTIMATOR, Seq2Seq
-from transfuse.pretrained.directory import read_json
+from transfuse.estimators.seq2seq import ESTIMATOR, Seq2Seq, read_about
 
 _ESTIMATORS = {"Seq2Seq": Seq2Seq}
 
@@ -17,8 +16,7 @@ def load(folder: str | Path, *, device: str | None = None) -> Seq2Seq:
     Raises ModelDirectoryError naming file and rule.
     """
     folder = Path(folder)
-    about = read_json(folder / ESTIMATOR) if (folder / ESTIMATOR).is_file() else {}
-    name = about.get("estimator", "Seq2Seq")
+    name = read_about(folder)["estimator"]
     if name not in _ESTIMATORS:
         raise ModelDirectoryError(f"{folder / ESTIMATOR}: estimator={name!r} must be one of {', '.join(_ESTIMATORS)}")
     return _ESTIMATORS[name].load(folder, device=device)

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import tempfile
-import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -28,6 +27,9 @@ from transfuse.errors import (
     DataError,
     GenerationError,
     ModelDirectoryError,
+    ResumeWarning,
+    TrainingDiverged,
+    TrainingInterrupted,
     TruncatedWarning,
     UnseenCharactersWarning,
 )
@@ -39,6 +41,7 @@ from transfuse.metrics.text_scores import Score, check_metrics, score_texts
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
 from transfuse.pretrained.directory import TOKENIZER, load_model, read_json, save_model
 from transfuse.training.config import TrainingConfig
+from transfuse.training.lock import exclusive
 from transfuse.training.loop import mean_loss
 from transfuse.training.progress import with_progress
 from transfuse.training.run import Run, pick_device
@@ -109,24 +112,33 @@ class Seq2Seq(ConfiguredEstimator):
     ) -> Self:
         """Learn to turn each text of `X` into the text of `y` in the same place.
 
-        `validation` holds pairs to judge by; without it a random `validation_fraction` of the rows is kept aside.
-        `resume` goes on from the newest checkpoint in `run_dir`, to the same result as an undisturbed run. Raises
-        DataError for unusable rows, TrainingInterrupted, TrainingDiverged and CheckpointError as they say.
+        `validation` holds pairs to judge by; without it a random `validation_fraction` of the rows, one at least, is
+        kept aside. `resume` goes on from the newest checkpoint in `run_dir`, to the same result as an undisturbed run.
+        Raises DataError for unusable rows, TrainingInterrupted, TrainingDiverged and CheckpointError as they say; the
+        estimator is then what it was before.
         """
+        before = dict(self.__dict__)
+        try:
+            self._fit(X, y, validation, resume)
+        except BaseException as error:
+            self.__dict__ = before
+            if self.run_dir is None and isinstance(error, TrainingInterrupted):
+                raise TrainingInterrupted(error.signal_number, error.step, None) from None
+            if self.run_dir is None and isinstance(error, TrainingDiverged):
+                raise TrainingDiverged(error.step, error.quantity, error.value, kept=False) from None
+            raise
+        return self
+
+    def _fit(
+        self, X: Iterable[str], y: Iterable[str], validation: tuple[Iterable[str], Iterable[str]] | None, resume: bool
+    ) -> None:
+        self._check_settings()
         seed = int(check_random_state(self.random_state).randint(2**31))
-        check_metrics([self.metric])
-        pick_device(self.device)
-        if self.model.n_target_tokens != self.model.vocab_size:
-            raise ConfigError(
-                f"target_vocab_size={self.model.target_vocab_size} must be vocab_size={self.model.vocab_size}: "
-                "fit learns one vocabulary for both sides"
-            )
-        if not 0 <= self.validation_fraction < 1:
-            raise ConfigError(f"validation_fraction={self.validation_fraction} must be at least 0 and below 1")
         pairs = _columns(X, y, "X", "y")
         training, held_out = self._split(pairs, validation, seed)
-        self.characters_ = "".join(sorted({c for side in training for text in side for c in self._plain(text)}))
         self.tokenizer_ = Tokenizer.train([*training[0], *training[1]], self.model.vocab_size, self.tokenizer)
+        characters = {c for side in training for text in side for c in self.tokenizer_.normalize(text)}
+        self.characters_ = "".join(sorted(characters))
         config = self.model.replace(vocab_size=len(self.tokenizer_), target_vocab_size=None, **SPECIAL_IDS)
         self.model_ = Seq2SeqModel(config).initialise(seed).to(pick_device(self.device))
         data, held = self._dataset(training, "training"), self._dataset(held_out, "held-out")
@@ -143,16 +155,18 @@ class Seq2Seq(ConfiguredEstimator):
         with ExitStack() as stack:
             folder = Path(self.run_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="transfuse-")))
             # the vocabulary asked for: the one learned follows from the data
-            identity = {"model": self.model.to_dict(), "data": _fingerprint(data)}
+            identity = {"model": self.model.to_dict(), "data": _fingerprint(data), "validation": _fingerprint(held)}
+            if self.training.select_by == "metric":
+                identity |= {"metric": self.metric, "search": self.search.to_dict()}
             run = Run(
                 self.model_, data, seq2seq_loss, self.training, folder=folder, seed=seed, score=score, identity=identity
             )
+            stack.enter_context(exclusive(folder))
             _take_up(run, resume)
             for _ in with_progress(run) if self.verbose else run.steps():
                 pass
             self.results_ = run.finish()
         self._judge(held, held_out)
-        return self
 
     def predict(self, X: Iterable[str]) -> list[str]:
         """The best output for each text."""
@@ -180,7 +194,7 @@ class Seq2Seq(ConfiguredEstimator):
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, cut to the model's positions with a TruncatedWarning."""
         check_is_fitted(self, "model_")
-        return self._cut(self.tokenizer_.encode(texts), "X")
+        return self._cut(self.tokenizer_.encode(as_texts(texts, "X")), "X")
 
     def save(self, folder: str | Path) -> Path:
         """Write a Hugging Face style directory; `transformers` opens it where it has the architecture."""
@@ -191,6 +205,8 @@ class Seq2Seq(ConfiguredEstimator):
             "estimator": type(self).__name__,
             "version": transfuse.__version__,
             "metric": self.metric,
+            "validation_fraction": self.validation_fraction,
+            "random_state": self.random_state if isinstance(self.random_state, int) else None,
             **parts,
             "results": self.results_,
             "characters": self.characters_,
@@ -222,26 +238,44 @@ class Seq2Seq(ConfiguredEstimator):
             raise ModelDirectoryError(
                 f"{folder / TOKENIZER}: {len(tokenizer)} tokens, but the model has {model.config.vocab_size}"
             )
-        about = read_json(folder / ESTIMATOR) if (folder / ESTIMATOR).is_file() else {}
+        about = read_about(folder)
         try:
-            tokenizing = TokenizerConfig.from_dict(about.get("tokenizer", {}))
-            training = TrainingConfig.from_dict(about.get("training", {}))
-            search = SearchConfig.from_dict(about.get("search", {}))
-        except (ConfigError, TypeError) as error:
+            estimator = cls(
+                model=model.config,
+                tokenizer=TokenizerConfig.from_dict(about["tokenizer"]),
+                training=TrainingConfig.from_dict(about["training"]),
+                search=SearchConfig.from_dict(about["search"]),
+                metric=about["metric"],
+                validation_fraction=about["validation_fraction"],
+                random_state=about["random_state"],
+                device=device,
+            )
+            estimator._check_settings()
+        except ConfigError as error:
             raise ModelDirectoryError(f"{folder / ESTIMATOR}: {error}") from error
-        estimator = cls(
-            model=model.config,
-            tokenizer=tokenizing,
-            training=training,
-            search=search,
-            metric=about.get("metric", "bleu"),
-            device=device,
-        )
         estimator.model_ = model.to(pick_device(device))
         estimator.tokenizer_ = tokenizer
-        estimator.results_ = about.get("results", {})
-        estimator.characters_ = about.get("characters", "")
+        estimator.results_ = about["results"]
+        estimator.characters_ = about["characters"]
         return estimator
+
+    def _check_settings(self) -> None:
+        """Raise ConfigError for settings that fit cannot work with."""
+        kinds = {"model": Seq2SeqConfig, "tokenizer": TokenizerConfig, "training": TrainingConfig}
+        for name, kind in (kinds | {"search": SearchConfig}).items():
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be a {kind.__name__}")
+        check_metrics([self.metric])
+        pick_device(self.device)
+        if self.model.n_target_tokens != self.model.vocab_size:
+            raise ConfigError(
+                f"target_vocab_size={self.model.target_vocab_size} must be vocab_size={self.model.vocab_size}: "
+                "fit learns one vocabulary for both sides"
+            )
+        if not 0 < self.validation_fraction < 1:
+            raise ConfigError(f"validation_fraction={self.validation_fraction} must be above 0 and below 1")
+        if isinstance(self.random_state, int) and not 0 <= self.random_state < 2**32:
+            raise ConfigError(f"random_state={self.random_state} must be at least 0 and below 2**32")
 
     def _split(self, pairs: _Pairs, validation: tuple[Iterable[str], Iterable[str]] | None, seed: int) -> list[_Pairs]:
         if validation is not None:
@@ -278,7 +312,7 @@ class Seq2Seq(ConfiguredEstimator):
 
     def _warn_of_unseen(self, texts: Sequence[str]) -> None:
         known = set(self.characters_)
-        unseen = {row: set(self._plain(text)) - known for row, text in enumerate(texts)} if known else {}
+        unseen = {row: set(self.tokenizer_.normalize(text)) - known for row, text in enumerate(texts)} if known else {}
         rows = [row for row, characters in unseen.items() if characters]
         if rows:
             named = " ".join(map(repr, sorted(set().union(*(unseen[row] for row in rows)))[:5]))
@@ -288,10 +322,6 @@ class Seq2Seq(ConfiguredEstimator):
                 UnseenCharactersWarning,
                 stacklevel=3,
             )
-
-    def _plain(self, text: str) -> str:
-        text = unicodedata.normalize("NFC", text)
-        return text.lower() if self.tokenizer.lowercase else text
 
     def _judge(self, held: PairDataset, held_out: _Pairs) -> None:
         scores = self._scores(*held_out, [self.metric], self.search)
@@ -332,8 +362,25 @@ def _take_up(run: Run, resume: bool) -> None:
         raise CheckpointError(
             f"{run.checkpoints.folder} holds checkpoints of an earlier run; resume it, or choose another folder"
         )
-    if resume:
-        run.resume()
+    if resume and not run.resume():
+        warnings.warn(f"nothing to resume in {run.checkpoints.folder}; starting anew", ResumeWarning, stacklevel=5)
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a directory says of its estimator, defaults where it says nothing. Raises ModelDirectoryError."""
+    defaults = {"estimator": "Seq2Seq", "metric": "bleu", "validation_fraction": 0.05, "random_state": None}
+    defaults |= {"characters": "", "tokenizer": {}, "training": {}, "search": {}, "results": {}}
+    path = folder / ESTIMATOR
+    about = defaults | (read_json(path) if path.is_file() else {})
+    for name, default in defaults.items():
+        value = about[name]
+        if name == "random_state":
+            fits = value is None or (isinstance(value, int) and not isinstance(value, bool))
+        else:
+            fits = isinstance(value, type(default))
+        if not fits:
+            raise ModelDirectoryError(f"{path}: {name}={value!r} must be {type(default).__name__}")
+    return about
 
 
 def _fingerprint(data: PairDataset) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -37,7 +38,8 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a folder, oldest first."""
-        return sorted(int(path.name.removeprefix("step-")) for path in self.folder.glob("step-*"))
+        names = [path.name for path in self.folder.glob("step-*")]
+        return sorted(int(name.removeprefix("step-")) for name in names if re.fullmatch(r"step-\d{8,}", name))
 
     def save(self, step: int, weights: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Any) -> None:
         """Write a checkpoint. Raises CheckpointError, leaving the earlier ones untouched, if the disk refuses."""
@@ -84,9 +86,11 @@ class Checkpoints:
         """The optimiser's tensors of `step`."""
         return load_file(self._verify(step, OPTIMIZER))
 
-    def mean_weights(self, steps: Iterable[int]) -> dict[str, Tensor]:
-        """The mean, taken in float64, of the weights of `steps` (checkpoint averaging)."""
-        chosen = [self.weights(step) for step in steps]
+    def mean_weights(self, steps: Iterable[int], further: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The mean, taken in float64, of the weights of `steps` and of `further` ones (checkpoint averaging)."""
+        chosen: list[Mapping[str, Tensor]] = [self.weights(step) for step in steps]
+        if further is not None:
+            chosen.append({name: weight.cpu() for name, weight in further.items()})
         return {
             name: torch.stack([weights[name].double() for weights in chosen]).mean(0).to(chosen[0][name].dtype)
             for name in chosen[0]

@@ -16,7 +16,8 @@ class TrainingConfig(Config):
     `batch_tokens` bounds the padded source and the padded target of a batch; `accumulate` batches make a step.
     `epochs` or `max_steps`, whichever comes first, ends the run, or `patience` validations without a better score.
     Every `validate_every` steps the held-out score is taken, of the mean of the last `average` validated checkpoints'
-    weights, and a checkpoint is written; the mean with the best score is the result. `keep` checkpoints stay on disk.
+    weights, and a checkpoint is written; the mean with the best score is the result. `keep` checkpoints stay on
+    disk whole, and the weights of those that go into their averages and the best one.
     The score is minus the held-out loss, or the estimator's metric of greedy output with `select_by` = "metric".
     `schedule` follows a linear warm-up: "inverse_sqrt" as in the paper, or "cosine" down to zero at the last step.
     """

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM only set `signal_number`; a second signal acts as it did before.
+    """While entered, SIGINT, SIGTERM and SIGHUP only set `signal_number`; a second signal acts as it did before.
 
     Outside the main thread, where Python allows no handlers, it does nothing.
     """
@@ -20,7 +20,11 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            # a closed terminal, unless nohup said to go on; Windows has none
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+                numbers.append(signal.SIGHUP)
+            for number in numbers:
                 self._before[number] = signal.signal(number, self._remember)
         return self
 

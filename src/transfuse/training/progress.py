@@ -67,7 +67,7 @@ class _Meter:
             f"{_clock(left)} left",
         ]
         if self._run.state.scores:
-            parts.append(f"held-out {self._run.state.scores[-1]:.3f}")
+            parts.append(f"held-out score {self._run.state.scores[-1]:.3f}")
         return "  ".join(parts)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from transfuse.errors import CheckpointError, ConfigError, TrainingDiverged, TrainingInterrupted
+from transfuse.errors import CheckpointError, ConfigError, ResumeWarning, TrainingDiverged, TrainingInterrupted
 from transfuse.training.checkpoint import (
     Checkpoints,
     optimizer_tensors,
@@ -24,6 +25,9 @@ from transfuse.training.config import TrainingConfig
 from transfuse.training.interrupt import Interrupts
 from transfuse.training.loop import Dataset, Loss, Position, Step, count_steps, make_optimizer, train
 from transfuse.training.metrics_log import MetricsLog
+
+FINGERPRINTS = {"data", "validation"}
+"""Parts of a run's identity whose values say nothing to a reader."""
 
 
 @dataclass
@@ -39,7 +43,6 @@ class RunState:
     validated: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     seconds: float = 0.0
-    finished: bool = False
 
     @property
     def best_step(self) -> int:
@@ -87,33 +90,41 @@ class Run:
         self.metrics_path = folder / "metrics.jsonl"
         self.total_steps = count_steps(data, config, seed)
         self.state = RunState({"seed": seed, "training": config.to_dict(), **(identity or {})})
+        self._saved: int | None = None
 
     def resume(self) -> bool:
-        """Take up the newest whole checkpoint; False if there is none.
+        """Take up the newest checkpoint that is whole, as are the weights it is averaged with; False if there is none.
 
-        Raises CheckpointError, naming what differs, if it belongs to a run with other settings or data.
+        Passing over damaged ones is a ResumeWarning. Raises CheckpointError if all are damaged or if, named with both
+        values, settings or data are not those of the run.
         """
-        step = self.checkpoints.latest()
-        if step is None:
-            return False
-        state = RunState.from_dict(self.checkpoints.state(step))
-        differing = sorted(k for k in self.state.identity if state.identity.get(k) != self.state.identity[k])
-        if differing:
-            raise CheckpointError(
-                f"{self.checkpoints.path(step)} is of another run: {', '.join(differing)} differ; "
-                "resume with the same data and settings, or start anew in another folder"
-            )
-        self.state = state
-        set_weights(self.model, self.checkpoints.weights(step))
-        set_optimizer(self.model, self.optimizer, self.checkpoints.optimizer(step))
-        return True
+        damage: list[str] = []
+        for step in reversed(self.checkpoints.steps()):
+            try:
+                state = RunState.from_dict(self.checkpoints.state(step))
+                weights, optimizer = self.checkpoints.weights(step), self.checkpoints.optimizer(step)
+                for earlier in self._needed(state, step):
+                    self.checkpoints.weights(earlier)
+            except CheckpointError as error:
+                damage.append(str(error))
+                continue
+            _check_identity(self.checkpoints.path(step), state.identity, self.state.identity)
+            if damage:
+                warnings.warn(f"resuming at step {step}, because {damage[0]}", ResumeWarning, stacklevel=2)
+            self.state, self._saved = state, step
+            set_weights(self.model, weights)
+            set_optimizer(self.model, self.optimizer, optimizer)
+            return True
+        if damage:
+            raise CheckpointError(f"no checkpoint in {self.checkpoints.folder} can be taken up: {damage[0]}")
+        return False
 
     def steps(self) -> Iterator[Step]:
         """Train on, yielding every step; validations and checkpoints happen on the way.
 
         Raises TrainingInterrupted after a checkpoint when SIGINT or SIGTERM arrives, TrainingDiverged on NaN.
         """
-        if self.state.finished:
+        if self._out_of_patience():
             return
         log = MetricsLog(self.metrics_path, self.state.position.step)
         began = time.perf_counter() - self.state.seconds
@@ -134,16 +145,12 @@ class Run:
                 yield step
                 if step.position.step % self.config.validate_every == 0:
                     self._validate(log)
-                    if self.config.patience is not None and self.state.waited >= self.config.patience:
-                        break
-                if interrupts.signal_number is not None:
-                    self._save()
-                    path = self.checkpoints.path(step.position.step)
-                    raise TrainingInterrupted(interrupts.signal_number, step.position.step, str(path))
+                self._stop_if_asked(interrupts)
+                if self._out_of_patience():
+                    return
             if not self.state.validated or self.state.validated[-1] != self.state.position.step:
                 self._validate(log)
-            self.state.finished = True
-            self._save()
+                self._stop_if_asked(interrupts)
 
     def finish(self) -> dict[str, Any]:
         """Give the model the averaged weights with the best held-out score; return what the run came to."""
@@ -159,6 +166,19 @@ class Run:
             "seconds": round(self.state.seconds, 1),
         }
 
+    def _out_of_patience(self) -> bool:
+        return (
+            bool(self.state.scores) and self.config.patience is not None and self.state.waited >= self.config.patience
+        )
+
+    def _stop_if_asked(self, interrupts: Interrupts) -> None:
+        if interrupts.signal_number is None:
+            return
+        step = self.state.position.step
+        if self._saved != step:
+            self._save()
+        raise TrainingInterrupted(interrupts.signal_number, step, str(self.checkpoints.path(step)))
+
     def _validate(self, log: MetricsLog) -> None:
         """Score the averaged weights, log it, and write a checkpoint of the weights as they are.
 
@@ -166,12 +186,8 @@ class Run:
         """
         step = self.state.position.step
         own = {name: weight.clone() for name, weight in own_weights(self.model).items()}
-        earlier = self.state.window(step, self.config.average)[-(self.config.average - 1) :]
-        earlier = earlier if self.config.average > 1 else []
-        if earlier:
-            mean = self.checkpoints.mean_weights(earlier)
-            n = len(earlier)
-            set_weights(self.model, {name: (mean[name] * n + own[name]) / (n + 1) for name in own})
+        earlier = [*self.state.validated, step][-self.config.average : -1]
+        set_weights(self.model, self.checkpoints.mean_weights(earlier, own))
         score = self.score()
         set_weights(self.model, own)
         if not math.isfinite(score):
@@ -186,11 +202,41 @@ class Run:
         self.checkpoints.save(
             step, own_weights(self.model), optimizer_tensors(self.model, self.optimizer), asdict(self.state)
         )
+        self._saved = step
         whole = set(self.checkpoints.steps()[-self.config.keep :])
-        window = {early for kept in (*whole, step) for early in self.state.window(kept, self.config.average)}
-        if self.state.validated:
-            window |= set(self.state.window(self.state.best_step, self.config.average))
-        self.checkpoints.prune(whole=whole, weights=window)
+        self.checkpoints.prune(
+            whole=whole, weights={early for kept in whole for early in self._needed(self.state, kept)}
+        )
+
+    def _needed(self, state: RunState, step: int) -> set[int]:
+        """Steps whose weights the averages after `step`, and the best so far, are made of."""
+        best = state.window(state.best_step, self.config.average) if state.validated else []
+        return {*state.window(step, self.config.average), *best}
+
+
+def _check_identity(path: Path, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    there, here = _flat(theirs), _flat(ours)
+    differing = sorted(name for name in here if there.get(name) != here[name])
+    if differing:
+        named = ", ".join(
+            name if name in FINGERPRINTS else f"{name} ({there.get(name)} there, {here[name]} here)"
+            for name in differing
+        )
+        raise CheckpointError(
+            f"{path} is of another run, with other {named}; "
+            "resume with the same data and settings, or start anew in another folder"
+        )
+
+
+def _flat(values: dict[str, Any]) -> dict[str, Any]:
+    """`{"training": {"epochs": 3}}` as `{"training.epochs": 3}`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": one for inner, one in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _record(step: Step) -> dict[str, Any]:
