@@ -642,13 +642,6 @@ def test_refuses_weights_that_are_whole_numbers(saved: Path) -> None:
     assert_refused(saved, "encoder.blocks.0.feed_forward.up.weight holds torch.int8, expected floating-point numbers")
 
 
-def test_refuses_a_tokenizer_that_was_saved_with_other_weights(tmp_path: Path) -> None:
-    save_model(our_model(CONFIGS["m2m100"]), tmp_path, {"tokenizer.json": "one"})
-    load_model(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("another")
-    assert_refused(tmp_path, "tokenizer.json: not the one that was saved with model.safetensors")
-
-
 def test_refuses_a_file_in_place_of_a_directory(tmp_path: Path) -> None:
     (tmp_path / "model").write_text("a file")
     assert_refused(tmp_path / "model", "no such directory")
@@ -664,11 +657,40 @@ def test_the_config_names_the_precision_of_the_weights(dtype: torch.dtype, tmp_p
     assert {weight.dtype for weight in load_file(tmp_path / "model.safetensors").values()} == {dtype}
 
 
-def test_a_half_moved_directory_says_so(saved: Path) -> None:
+@pytest.mark.parametrize("n_moved", range(5))
+def test_a_crash_while_files_are_moved_is_mended_when_the_directory_is_opened(
+    saved: Path, n_moved: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Crash(BaseException):
+        pass
+
+    moves, replace = [], Path.replace
+
+    def crashing(self: Path, target: Path) -> Path:
+        if len(moves) == n_moved:
+            raise Crash
+        moves.append(target)
+        return replace(self, target)
+
+    newer = our_model(CONFIGS["marian"], seed=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crashing)
+        patch.setattr(Path, "rmdir", lambda self: crashing(self, self))
+        with pytest.raises(Crash):
+            save_model(newer, saved, {"note.txt": "new"})
+    model = load_model(saved)
+    assert (saved / "note.txt").read_text() == "new"
+    assert not list(saved.glob(".*"))
+    for name, weight in newer.named_parameters():
+        assert torch.equal(weight, model.get_parameter(name))
+
+
+def test_files_that_cannot_be_put_in_place_are_kept_beside_it(saved: Path) -> None:
     (saved / "config.json").unlink()
     (saved / "config.json").mkdir()
-    with pytest.raises(ModelDirectoryError, match=r"it holds the new model\.safetensors beside older files"):
+    with pytest.raises(ModelDirectoryError, match=r"cannot move .*\.saved/\* to .*; move them yourself"):
         save_model(our_model(CONFIGS["marian"], seed=2), saved)
+    assert (saved / ".saved" / "config.json").is_file()
 
 
 @contextmanager

@@ -264,9 +264,12 @@ def test_errors_pass_between_processes(error: BaseException) -> None:
 
 
 def test_one_training_at_a_time_in_a_folder(tmp_path: Path) -> None:
-    with exclusive(tmp_path / "run"):
-        with pytest.raises(CheckpointError, match=r"run is in use by another training"), exclusive(tmp_path / "run"):
-            pass
+    with (
+        exclusive(tmp_path / "run"),
+        pytest.raises(CheckpointError, match="run is in use by another training"),
+        exclusive(tmp_path / "run"),
+    ):
+        pass
     with exclusive(tmp_path / "run"):
         pass
 

@@ -11,7 +11,8 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,14 +67,29 @@ def run() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except TrainingInterrupted as error:
-        _fail(error, 128 + error.signal_number)
+    except _Stopped as stopped:
+        _fail(stopped.interrupted, 128 + stopped.interrupted.signal_number)
     except KeyboardInterrupt as error:
         _fail(error, 130)
     except (OSError, MemoryError) as error:
         _fail(error, 1)
     except Exception as error:  # ours to mend; the reader is told so, and how to see where
         _fail(error, 1, f"unexpected {type(error).__name__}: {error} (--debug before the command shows where)")
+
+
+class _Stopped(Exception):
+    """Carries a TrainingInterrupted through typer, which takes every KeyboardInterrupt for its own."""
+
+    def __init__(self, interrupted: TrainingInterrupted) -> None:
+        self.interrupted = interrupted
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    try:
+        yield
+    except TrainingInterrupted as interrupted:
+        raise _Stopped(interrupted) from interrupted
 
 
 @app.callback(invoke_without_command=True)
@@ -124,12 +140,9 @@ def fit_seq2seq(
     )
     model.set_params(**_parse_settings(model, settings or []))
     _say(f"{len(pairs):,} pairs; the model goes to {out}")
-    model.fit(
-        pairs.sources,
-        pairs.targets,
-        validation=(held_out.sources, held_out.targets) if held_out else None,
-        resume=resume,
-    )
+    validation_pairs = (held_out.sources, held_out.targets) if held_out else None
+    with _stoppable():
+        model.fit(pairs.sources, pairs.targets, validation=validation_pairs, resume=resume)
     model.save(out)
     for score in model.results_["held_out_metrics"]:
         _say(f"held out: {score['name']} {score['value']:.2f} ({score['signature']})")
@@ -216,7 +229,8 @@ def demo(
     """Train a small real model, dates in twenty languages to ISO 8601, and show that it works."""
     from transfuse.cli.demo import run_demo
 
-    run_demo(out, seed, _say, typer.echo)
+    with _stoppable():
+        run_demo(out, seed, _say, typer.echo)
 
 
 def _read_pairs(paths: list[Path], source: str | None, target: str | None, skip_bad_rows: bool) -> Pairs:

@@ -39,7 +39,7 @@ from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate
 from transfuse.metrics.text_scores import Score, check_metrics, score_texts
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
-from transfuse.pretrained.directory import TOKENIZER, load_model, read_json, save_model
+from transfuse.pretrained.directory import load_model, read_json, save_model
 from transfuse.training.config import TrainingConfig
 from transfuse.training.lock import exclusive
 from transfuse.training.loop import mean_loss
@@ -47,7 +47,7 @@ from transfuse.training.progress import with_progress
 from transfuse.training.run import Run, pick_device
 from transfuse.training.seq2seq import seq2seq_loss
 
-ESTIMATOR = "transfuse.json"
+ESTIMATOR, TOKENIZER = "transfuse.json", "tokenizer.json"
 MOST_HELD_OUT = 1000
 """Rows held out of the training data at most, when no validation pairs are given."""
 
@@ -371,7 +371,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     defaults = {"estimator": "Seq2Seq", "metric": "bleu", "validation_fraction": 0.05, "random_state": None}
     defaults |= {"characters": "", "tokenizer": {}, "training": {}, "search": {}, "results": {}}
     path = folder / ESTIMATOR
-    about = defaults | (read_json(path) if path.is_file() else {})
+    about = defaults | read_json(path, missing={})
     for name, default in defaults.items():
         value = about[name]
         if name == "random_state":

@@ -1,13 +1,12 @@
 """Model directories: config.json, model.safetensors and what lies beside them.
 
-New files are written completely in a folder beside the old ones, flushed, and only then moved over them one by one, the
-weights first. So a full disk leaves what was there before. What a crash between two moves leaves is caught on loading:
-weights and config.json must agree in names and shapes, and the weights' file records the SHA-256 of its tokenizer.json.
+New files are written completely in a folder beside the old ones and flushed; renaming that folder commits them, and
+only then are they moved over the old ones. So a full disk or a crash before the commit leaves what was there before,
+and what a crash after it left undone is done when the directory is next opened.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from transfuse.durable import flush, flush_folder
@@ -26,7 +25,9 @@ from transfuse.pretrained.bart_shaped import M2M100, MARIAN
 from transfuse.pretrained.own import OWN
 from transfuse.pretrained.renames import to_ours, to_theirs
 
-CONFIG, WEIGHTS, GENERATION, TOKENIZER = "config.json", "model.safetensors", "generation_config.json", "tokenizer.json"
+CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
+COMMITTED = ".saved"
+"""Where files lie between the moment they are all written and the moment they are all in place."""
 
 FAMILIES = (MARIAN, M2M100, OWN)
 """Every family, in the order in which a config looks for one that has its architecture."""
@@ -51,25 +52,36 @@ def save_model(model: Seq2SeqModel, folder: Path, beside: Mapping[str, str] | No
         GENERATION: json.dumps(_generation_values(model.config), indent=2),
         **(beside or {}),
     }
-    metadata = {"format": "pt", **{name: _sha256(text.encode()) for name, text in texts.items() if name == TOKENIZER}}
-    stage, moved = folder / ".saving", list[str]()
+    stage = folder / ".saving"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _finish_saving(folder)
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir()
-        save_file({name: weight.cpu() for name, weight in weights.items()}, stage / WEIGHTS, metadata)
+        save_file({name: weight.cpu() for name, weight in weights.items()}, stage / WEIGHTS, {"format": "pt"})
         for name, text in texts.items():
             (stage / name).write_text(text, encoding="utf-8")
         flush_folder(stage)
-        for name in (WEIGHTS, *texts):
-            (stage / name).replace(folder / name)
-            moved.append(name)
-        stage.rmdir()
+        stage.rename(folder / COMMITTED)
         flush(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(stage, ignore_errors=True)
-        left = f"it holds the new {', '.join(moved)} beside older files" if moved else "what was there is unchanged"
-        raise ModelDirectoryError(f"cannot write {folder}: {error}; {left}") from error
+        raise ModelDirectoryError(f"cannot write {folder}: {error}; what was there is unchanged") from error
+    _finish_saving(folder)
+
+
+def _finish_saving(folder: Path) -> None:
+    """Move what was committed into place."""
+    committed = folder / COMMITTED
+    if not committed.is_dir():
+        return
+    try:
+        for path in committed.iterdir():
+            path.replace(folder / path.name)
+        committed.rmdir()
+        flush(folder)
+    except OSError as error:
+        raise ModelDirectoryError(f"cannot move {committed}/* to {folder}: {error}; move them yourself") from error
 
 
 def load_model(folder: Path) -> Seq2SeqModel:
@@ -106,11 +118,15 @@ def load_model(folder: Path) -> Seq2SeqModel:
     return model.eval()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ModelDirectoryError if the file is missing or something else."""
+def read_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A JSON object of a model directory. Raises ModelDirectoryError if the file is something else, or is not there
+    and `missing` does not stand in for it."""
+    _finish_saving(path.parent)
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
+        if missing is not None and path.parent.is_dir():
+            return missing
         hint = "no such directory" if not path.parent.is_dir() else f"no {path.name} in it; not a model directory"
         raise ModelDirectoryError(f"{path.parent}: {hint}") from error
     except (OSError, ValueError) as error:
@@ -127,19 +143,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         reason = f"; {pickled[0].name} is a pickle, which can run any code and is not read" if pickled else ""
         raise ModelDirectoryError(f"{folder}: no {WEIGHTS} in it{reason}")
     try:
-        with safe_open(path, framework="pt") as file:
-            names, metadata = file.keys(), file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in names}
-        tokenizer = folder / TOKENIZER
-        if TOKENIZER in metadata and tokenizer.is_file() and _sha256(tokenizer.read_bytes()) != metadata[TOKENIZER]:
-            raise ModelDirectoryError(f"{tokenizer}: not the one that was saved with {WEIGHTS}; save the model anew")
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelDirectoryError(f"{path}: damaged or truncated ({error})") from error
-    return weights
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 def _check(path: Path, model: Seq2SeqModel, weights: Mapping[str, Tensor], unknown: list[str]) -> None:

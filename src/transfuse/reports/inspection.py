@@ -132,7 +132,9 @@ def inspect(model: Seq2Seq, source: str, target: str | None = None) -> Inspectio
     target = model.predict([source])[0] if target is None else target
     module, tokenizer = model.model_, model.tokenizer_
     device = next(module.parameters()).device
-    source_ids, (*target_ids, end_id) = model.encode([source, target])
+    source_ids = model.encode([source])[0]
+    # a model may say nothing at all
+    *target_ids, end_id = model.encode([target])[0] if target.strip() else [module.config.end_id]
     source_BS = torch.tensor([source_ids], device=device)
     keep_BS = torch.ones_like(source_BS, dtype=torch.bool)
     target_BT = torch.tensor([[module.config.start_id, *target_ids]], device=device)
