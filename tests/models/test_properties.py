@@ -154,7 +154,8 @@ def assert_beams_are_whole_forward_passes(model: Seq2SeqModel) -> None:
     source, keep, _ = batch()
     generator = torch.Generator().manual_seed(3)
     width, rows = 3, torch.arange(B)
-    state = model.start(source, keep, width)
+    state = model.start(source, keep)
+    state.widen(width)
     written_BWT = torch.empty(B, width, 0, dtype=torch.long)
     for step in range(6):
         ids_BW = torch.randint(3, 29, (len(rows), width), generator=generator)
@@ -198,7 +199,8 @@ def test_the_whole_forward_passes_notice_a_planted_bug(
 @pytest.mark.parametrize("width", [1, 3])
 def test_decoder_state_counts_keys_and_values_of_all_layers(model: Seq2SeqModel, width: int) -> None:
     source, keep, target = batch()
-    state = model.start(source, keep, width)
+    state = model.start(source, keep)
+    state.widen(width)
     assert state.n_bytes == 0
     for t in range(3):
         model.step(target[:, t : t + 1].expand(-1, width), state)

@@ -303,7 +303,8 @@ def test_beams_read_one_memory_as_if_it_were_repeated(n_kv_heads: int, path: str
 
 def assert_beams_like_separate_rows(case: Case) -> None:
     """Beams choose their parents at random; each must see its own history and nothing else."""
-    attention, cache = make(case).eval(), KeyValueCache(WIDTH)
+    attention, cache = make(case).eval(), KeyValueCache()
+    cache.widen(WIDTH)
     generator = torch.Generator().manual_seed(19)
     seen_BWS = torch.zeros(B, WIDTH, 0, dtype=torch.bool)
     histories_BWTD = torch.zeros(B, WIDTH, 0, H * case.d_head, dtype=torch.float64)

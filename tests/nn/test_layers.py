@@ -315,10 +315,20 @@ def test_cache_counts_the_bytes_it_holds_and_not_its_reserve() -> None:
 
 
 def test_cache_counts_positions_by_its_width() -> None:
-    cache = KeyValueCache(3)
+    cache = KeyValueCache()
+    cache.widen(3)
     assert cache.n_positions == len(cache) == 0
     cache.append(normal(2, 1, 6, 5), normal(2, 1, 6, 5))
     assert (cache.n_positions, len(cache)) == (2, 6)
+
+
+def test_a_widened_cache_repeats_what_it_holds_and_goes_on() -> None:
+    cache, first, further = KeyValueCache(), normal(2, 3, 2, 5), normal(2, 3, 4, 5, seed=2)
+    cache.append(first, first)
+    cache.widen(4)
+    keys, _ = cache.append(further, further)
+    assert torch.equal(keys, torch.cat([first.repeat_interleave(4, dim=2), further], dim=2))
+    assert (cache.n_positions, len(cache)) == (3, 12)
 
 
 def test_selecting_from_an_empty_cache_leaves_it_empty() -> None:

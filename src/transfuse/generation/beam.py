@@ -37,7 +37,7 @@ class _Beams:
 
 
 def beam_search(model: Model, state: State, limits_N: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
-    """The `n_best` best sequences of each source, best first; `state` has `beams` beams a source.
+    """The `n_best` best sequences of each source, best first; `state` is a model's before its first step.
 
     A source is finished when it has `beams` finished sequences and no unfinished one scores higher as it stands, or at
     its limit of tokens, where unfinished sequences count as they are. Finished sources leave the batch.
@@ -46,18 +46,22 @@ def beam_search(model: Model, state: State, limits_N: Tensor, config: SearchConf
     n_tokens = int(model.config.n_target_tokens)
     if 2 * width > n_tokens:
         raise ConfigError(f"beams={width} must be at most half the vocabulary of {n_tokens}")
-    beams = _first_beams(limits_N, width)
+    beams = _first_beams(limits_N)
     results: dict[int, list[Hypothesis]] = {}
-    ids_NW = torch.full((len(limits_N), width), model.config.start_id, device=limits_N.device)
+    ids_NW = torch.full((len(limits_N), 1), model.config.start_id, device=limits_N.device)
     step = 0
     while len(beams.rows_N):
         hidden = model.hidden_step(ids_NW, state)
         # twice as many candidates as beams: at most half of them can end
         best, tokens = most_probable(model.output, hidden.flatten(0, 1), model.config, 2 * width)
         step += 1
-        parents_NW, ids_NW = _extend(beams, best.view(-1, width, 2 * width), tokens, step, model.config.end_id, config)
+        best_NWC = best.view(*ids_NW.shape, 2 * width)
+        parents_NW, ids_NW = _extend(beams, best_NWC, tokens, step, model.config.end_id, config)
         leaving = _finished(beams, step, config.length_penalty)
-        state.reorder(parents_NW)
+        if step == 1:
+            state.widen(width)
+        else:
+            state.reorder(parents_NW)
         if leaving.any():
             for i in leaving.nonzero()[:, 0].tolist():
                 results[int(beams.rows_N[i])] = _best(beams, i, model.config.end_id, step, config)
@@ -68,15 +72,13 @@ def beam_search(model: Model, state: State, limits_N: Tensor, config: SearchConf
     return [results[row] for row in sorted(results)]
 
 
-def _first_beams(limits_N: Tensor, width: int) -> _Beams:
+def _first_beams(limits_N: Tensor) -> _Beams:
     N, device = len(limits_N), limits_N.device
-    log_p = torch.full((N, width), -math.inf, device=device)
-    log_p[:, 0] = 0.0  # all beams start alike, so only one may be continued
     return _Beams(
         rows_N=torch.arange(N, device=device),
         limits_N=limits_N,
-        log_p_NW=log_p,
-        ids_NWT=torch.empty(N, width, 0, dtype=torch.long, device=device),
+        log_p_NW=torch.zeros(N, 1, device=device),
+        ids_NWT=torch.empty(N, 1, 0, dtype=torch.long, device=device),
         finished=[[] for _ in range(N)],
         worst_N=torch.full((N,), -math.inf, dtype=torch.float64, device=device),
     )

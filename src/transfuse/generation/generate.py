@@ -38,7 +38,7 @@ def _one_batch(
 ) -> list[list[Hypothesis]]:
     source, keep, limits = _padded(model, [sources[row] for row in rows], config.max_tokens)
     if not config.sample and config.beams > 1:
-        return beam_search(model, model.start(source, keep, config.beams), limits, config)
+        return beam_search(model, model.start(source, keep), limits, config)
     if not config.sample:
         return [[one] for one in write(model, model.start(source, keep), limits, Greedy(), config.length_penalty)]
     drawn: list[list[Hypothesis]] = [[] for _ in rows]

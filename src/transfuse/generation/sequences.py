@@ -32,6 +32,9 @@ class State(Protocol):
     def select(self, rows: Tensor) -> None:
         """Keep these sources."""
 
+    def widen(self, width: int) -> None:
+        """Let every source have `width` beams, all continuations of the one it has."""
+
     def reorder(self, parents_BW: Tensor) -> None:
         """Make beam w of each source a continuation of its beam `parents[:, w]`."""
 
@@ -50,8 +53,8 @@ class Model(Protocol):
     def modules(self) -> Iterator[Any]:
         """The model and all its parts."""
 
-    def start(self, source_BS: Tensor, keep_BS: Tensor, width: int = 1) -> Any:
-        """The state before the first step of `width` beams a source."""
+    def start(self, source_BS: Tensor, keep_BS: Tensor) -> Any:
+        """The state before the first step, of one beam a source."""
 
     def hidden_step(self, ids_BW: Tensor, state: Any) -> Tensor:
         """Feed a token a beam; the vectors (B, W, D) that `output` turns into logits of the next."""

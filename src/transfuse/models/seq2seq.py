@@ -108,15 +108,15 @@ class Seq2SeqConfig(Config):
 class DecoderState:
     """What decoding keeps between steps: the memory with its mask and every block's cache.
 
-    A row is a source; its `width` beams are written side by side as tokens of one row, so that they share the memory's
-    keys and values, and so that choosing among them moves no cache: `seen_BWS` says which of the row's S keys each beam
-    descends from, and is all that `reorder` changes.
+    A row is a source. It begins with one beam; after `widen` its `width` beams are written side by side as tokens of
+    one row, so that they share the memory's keys and values, and so that choosing among them moves no cache: `seen_BWS`
+    says which of the row's S keys each beam descends from, and is all that `reorder` changes.
     """
 
-    def __init__(self, memory_BSD: Tensor, memory_keep_BS: Tensor, n_blocks: int, width: int) -> None:
-        self.memory_BSD, self.memory_keep_BS, self.width = memory_BSD, memory_keep_BS, width
-        self.caches = [BlockCache(width) for _ in range(n_blocks)]
-        self.seen_BWS = torch.empty(len(memory_BSD), width, 0, dtype=torch.bool, device=memory_BSD.device)
+    def __init__(self, memory_BSD: Tensor, memory_keep_BS: Tensor, n_blocks: int) -> None:
+        self.memory_BSD, self.memory_keep_BS, self.width = memory_BSD, memory_keep_BS, 1
+        self.caches = [BlockCache() for _ in range(n_blocks)]
+        self.seen_BWS = torch.empty(len(memory_BSD), 1, 0, dtype=torch.bool, device=memory_BSD.device)
 
     @property
     def n_positions(self) -> int:
@@ -127,6 +127,14 @@ class DecoderState:
     def n_bytes(self) -> int:
         """Bytes of keys and values held."""
         return sum(cache.own.n_bytes + cache.cross.n_bytes for cache in self.caches)
+
+    def widen(self, width: int) -> None:
+        """Let every source have `width` beams, all continuations of the one it has."""
+        n_positions, self.width = len(self.caches[0].own), width
+        itself = torch.eye(width, dtype=torch.bool, device=self.seen_BWS.device)
+        self.seen_BWS = itself.repeat(1, n_positions).expand(len(self.seen_BWS), -1, -1)
+        for cache in self.caches:
+            cache.own.widen(width)
 
     def select(self, rows: Tensor) -> None:
         """Keep these sources."""
@@ -199,9 +207,9 @@ class Seq2SeqModel(nn.Module):
         """The decoder's vectors (B, T, D) for a whole target."""
         return self.decoder(self.target_embedding(target_BT), memory_BSD, memory_keep=memory_keep_BS)
 
-    def start(self, source_BS: Tensor, keep_BS: Tensor, width: int = 1) -> DecoderState:
-        """Encode the sources and return the state from which `step` writes `width` beams for each."""
-        return DecoderState(self.encode(source_BS, keep_BS), keep_BS, len(self.decoder.blocks), width)
+    def start(self, source_BS: Tensor, keep_BS: Tensor) -> DecoderState:
+        """Encode the sources and return the state from which `step` writes one beam for each."""
+        return DecoderState(self.encode(source_BS, keep_BS), keep_BS, len(self.decoder.blocks))
 
     def step(self, ids_BW: Tensor, state: DecoderState) -> Tensor:
         """Feed one token a beam; logits (B, W, V) of the next."""

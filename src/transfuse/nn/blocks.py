@@ -16,10 +16,10 @@ from transfuse.nn.dropout import Dropout
 
 
 class BlockCache:
-    """What one block keeps between decoding steps: its own keys and values, `width` a position, and the memory's."""
+    """What one block keeps between decoding steps: its own keys and values, and the memory's."""
 
-    def __init__(self, width: int = 1) -> None:
-        self.own = KeyValueCache(width)
+    def __init__(self) -> None:
+        self.own = KeyValueCache()
         self.cross = KeyValueCache()
 
     def select(self, rows: Tensor) -> None:

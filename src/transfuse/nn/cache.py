@@ -20,8 +20,8 @@ class KeyValueCache:
     a search, side by side in one row.
     """
 
-    def __init__(self, width: int = 1) -> None:
-        self.width = width
+    def __init__(self) -> None:
+        self.width = 1
         self._k_BGSK: Tensor | None = None
         self._v_BGSK: Tensor | None = None
         self._length = 0
@@ -58,6 +58,14 @@ class KeyValueCache:
         """All keys and all values held, each (B, G, S, K)."""
         assert self._k_BGSK is not None and self._v_BGSK is not None, "read before the first append"
         return self._k_BGSK[:, :, : self._length], self._v_BGSK[:, :, : self._length]
+
+    def widen(self, width: int) -> None:
+        """Let `width` tokens stand at each position, those held so often repeated."""
+        assert self.width == 1, "widened twice"
+        if self._k_BGSK is not None and self._v_BGSK is not None:
+            self._k_BGSK, self._v_BGSK = (part.repeat_interleave(width, dim=2) for part in self.read())
+            self._length, self._owned = self._length * width, True
+        self.width = width
 
     def select(self, rows: Tensor) -> None:
         """Keep `rows` (a 1-D index, repeats allowed) in the order given. Rows that keep their place are not copied."""
