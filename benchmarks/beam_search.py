@@ -128,7 +128,7 @@ def main(folder: Path, data: Path) -> int:
     part = rows[::4]
     with tempfile.TemporaryDirectory() as work:
         sides = {
-            "transfuse": fastest("transfuse", {f"{n} tokens": ours(model, n) for n in (512, 1024, 2048)}, part),
+            "transfuse": fastest("transfuse", {f"{n} tokens": ours(model, n) for n in (1024, 2048, 4096)}, part),
             "transformers": fastest(
                 "transformers",
                 {

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from transfuse.data.tokenizer import MIN_VOCABULARY, Tokenizer, TokenizerConfig
 from transfuse.errors import DataError, ModelDirectoryError
-from transfuse.estimators.seq2seq import _tokenizer_values
+from transfuse.estimators.about import tokenizer_values
 from transfuse.models.seq2seq import Seq2SeqConfig
 
 TRAINING_TEXT = [
@@ -130,7 +130,7 @@ def test_training_twice_gives_the_same_vocabulary() -> None:
 def read_by_transformers(ours: Tokenizer, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    values = _tokenizer_values(Seq2SeqConfig(max_positions=77), ours)
+    values = tokenizer_values(Seq2SeqConfig(max_positions=77), ours)
     (folder / "tokenizer.json").write_text(ours.to_json(), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(values))
     return AutoTokenizer.from_pretrained(folder)

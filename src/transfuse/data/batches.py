@@ -5,6 +5,7 @@ Shapes: B rows, S source positions, T target positions.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,6 +74,13 @@ class PairDataset:
         target = labels.roll(1, dims=1).masked_fill_(~keep.roll(1, dims=1), self.pad_id)
         target[:, 0] = self.start_id
         return PairBatch(source, source_keep, target, labels)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all ids, to tell one dataset from another."""
+        digest = hashlib.sha256()
+        for row in (*self.sources, *self.targets):
+            digest.update(np.asarray(row, dtype=np.int32).tobytes())
+        return digest.hexdigest()
 
     def epoch(self, budget: int, seed: int, epoch: int) -> list[list[int]]:
         """Indices of every batch of one epoch, the same for the same (budget, seed, epoch).

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from transfuse.errors import ModelDirectoryError
-from transfuse.estimators.seq2seq import ESTIMATOR, Seq2Seq, read_about
+from transfuse.estimators.about import ESTIMATOR, read_about
+from transfuse.estimators.seq2seq import Seq2Seq
 
 _ESTIMATORS = {"Seq2Seq": Seq2Seq}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import tempfile
@@ -13,18 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 import transfuse
 from transfuse.data.batches import PairDataset
-from transfuse.data.pairs import as_texts
+from transfuse.data.pairs import Columns, as_pairs, as_texts, hold_out
 from transfuse.data.tokenizer import SPECIAL_IDS, Tokenizer, TokenizerConfig
 from transfuse.errors import (
     CheckpointError,
     ConfigError,
-    DataError,
     GenerationError,
     ModelDirectoryError,
     ResumeWarning,
@@ -33,13 +30,14 @@ from transfuse.errors import (
     TruncatedWarning,
     UnseenCharactersWarning,
 )
+from transfuse.estimators.about import ESTIMATOR, read_about, tokenizer_values
 from transfuse.estimators.configured import ConfiguredEstimator
 from transfuse.estimators.model_card import model_card
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate
 from transfuse.metrics.text_scores import Score, check_metrics, score_texts
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
-from transfuse.pretrained.directory import load_model, read_json, save_model
+from transfuse.pretrained.directory import load_model, save_model
 from transfuse.training.config import TrainingConfig
 from transfuse.training.lock import exclusive
 from transfuse.training.loop import mean_loss
@@ -47,9 +45,7 @@ from transfuse.training.progress import with_progress
 from transfuse.training.run import Run, pick_device
 from transfuse.training.seq2seq import seq2seq_loss
 
-ESTIMATOR, TOKENIZER = "transfuse.json", "tokenizer.json"
-MOST_HELD_OUT = 1000
-"""Rows held out of the training data at most, when no validation pairs are given."""
+TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -134,8 +130,11 @@ class Seq2Seq(ConfiguredEstimator):
     ) -> None:
         self._check_settings()
         seed = int(check_random_state(self.random_state).randint(2**31))
-        pairs = _columns(X, y, "X", "y")
-        training, held_out = self._split(pairs, validation, seed)
+        pairs = as_pairs(X, y, "X", "y")
+        if validation is None:
+            training, held_out = hold_out(pairs, self.validation_fraction, seed)
+        else:
+            training, held_out = pairs, as_pairs(*validation, "validation[0]", "validation[1]")
         self.tokenizer_ = Tokenizer.train([*training[0], *training[1]], self.model.vocab_size, self.tokenizer)
         characters = {c for side in training for text in side for c in self.tokenizer_.normalize(text)}
         self.characters_ = "".join(sorted(characters))
@@ -155,7 +154,7 @@ class Seq2Seq(ConfiguredEstimator):
         with ExitStack() as stack:
             folder = Path(self.run_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="transfuse-")))
             # the vocabulary asked for: the one learned follows from the data
-            identity = {"model": self.model.to_dict(), "data": _fingerprint(data), "validation": _fingerprint(held)}
+            identity = {"model": self.model.to_dict(), "data": data.fingerprint(), "validation": held.fingerprint()}
             if self.training.select_by == "metric":
                 identity |= {"metric": self.metric, "search": self.search.to_dict()}
             run = Run(
@@ -186,7 +185,7 @@ class Seq2Seq(ConfiguredEstimator):
     def evaluate(self, X: Iterable[str], y: Iterable[str], metrics: str | Sequence[str] | None = None) -> list[Score]:
         """The scores that `metrics` (by default the estimator's) stand for, with their signatures."""
         check_is_fitted(self, "model_")
-        pairs = _columns(X, y, "X", "y")
+        pairs = as_pairs(X, y, "X", "y")
         self._warn_of_unseen(pairs[0])
         chosen = self.metric if metrics is None else metrics
         return self._scores(*pairs, [chosen] if isinstance(chosen, str) else chosen, self.search)
@@ -213,7 +212,7 @@ class Seq2Seq(ConfiguredEstimator):
         }
         beside = {
             TOKENIZER: self.tokenizer_.to_json(),
-            "tokenizer_config.json": json.dumps(_tokenizer_values(self.model_.config, self.tokenizer_), indent=2),
+            "tokenizer_config.json": json.dumps(tokenizer_values(self.model_.config, self.tokenizer_), indent=2),
             ESTIMATOR: json.dumps(about, indent=2, ensure_ascii=False),
             "README.md": model_card(self.model_, self.results_),
         }
@@ -277,20 +276,7 @@ class Seq2Seq(ConfiguredEstimator):
         if isinstance(self.random_state, int) and not 0 <= self.random_state < 2**32:
             raise ConfigError(f"random_state={self.random_state} must be at least 0 and below 2**32")
 
-    def _split(self, pairs: _Pairs, validation: tuple[Iterable[str], Iterable[str]] | None, seed: int) -> list[_Pairs]:
-        if validation is not None:
-            return [pairs, _columns(*validation, "validation[0]", "validation[1]")]
-        n = len(pairs[0])
-        if n < 2:
-            raise DataError(f"{n} pair; at least 2 are needed, one to learn from and one to judge by")
-        n_held_out = min(max(1, round(self.validation_fraction * n)), MOST_HELD_OUT, n - 1)
-        order = np.random.default_rng(seed).permutation(n)
-        return [
-            tuple([side[row] for row in sorted(rows)] for side in pairs)  # type: ignore[misc]
-            for rows in (order[n_held_out:], order[:n_held_out])
-        ]
-
-    def _dataset(self, pairs: _Pairs, name: str) -> PairDataset:
+    def _dataset(self, pairs: Columns, name: str) -> PairDataset:
         sources, targets = (
             self._cut(self.tokenizer_.encode(side), f"{name} {kind}")
             for side, kind in zip(pairs, ("sources", "targets"), strict=True)
@@ -323,7 +309,7 @@ class Seq2Seq(ConfiguredEstimator):
                 stacklevel=3,
             )
 
-    def _judge(self, held: PairDataset, held_out: _Pairs) -> None:
+    def _judge(self, held: PairDataset, held_out: Columns) -> None:
         scores = self._scores(*held_out, [self.metric], self.search)
         self.results_ |= {
             "held_out_loss": mean_loss(self.model_, held, seq2seq_loss, self.training),
@@ -347,16 +333,6 @@ class Seq2Seq(ConfiguredEstimator):
         ]
 
 
-_Pairs = tuple[list[str], list[str]]
-
-
-def _columns(X: Iterable[str], y: Iterable[str], x_name: str, y_name: str) -> _Pairs:
-    sources, targets = as_texts(X, x_name), as_texts(y, y_name)
-    if len(sources) != len(targets):
-        raise DataError(f"{x_name} has {len(sources)} rows and {y_name} has {len(targets)}; they must be equally many")
-    return sources, targets
-
-
 def _take_up(run: Run, resume: bool) -> None:
     if not resume and run.checkpoints.steps():
         raise CheckpointError(
@@ -364,39 +340,3 @@ def _take_up(run: Run, resume: bool) -> None:
         )
     if resume and not run.resume():
         warnings.warn(f"nothing to resume in {run.checkpoints.folder}; starting anew", ResumeWarning, stacklevel=5)
-
-
-def read_about(folder: Path) -> dict[str, Any]:
-    """What a directory says of its estimator, defaults where it says nothing. Raises ModelDirectoryError."""
-    defaults = {"estimator": "Seq2Seq", "metric": "bleu", "validation_fraction": 0.05, "random_state": None}
-    defaults |= {"characters": "", "tokenizer": {}, "training": {}, "search": {}, "results": {}}
-    path = folder / ESTIMATOR
-    about = defaults | read_json(path, missing={})
-    for name, default in defaults.items():
-        value = about[name]
-        if name == "random_state":
-            fits = value is None or (isinstance(value, int) and not isinstance(value, bool))
-        else:
-            fits = isinstance(value, type(default))
-        if not fits:
-            raise ModelDirectoryError(f"{path}: {name}={value!r} must be {type(default).__name__}")
-    return about
-
-
-def _fingerprint(data: PairDataset) -> str:
-    digest = hashlib.sha256()
-    for row in (*data.sources, *data.targets):
-        digest.update(np.asarray(row, dtype=np.int32).tobytes())
-    return digest.hexdigest()
-
-
-def _tokenizer_values(config: Seq2SeqConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": tokenizer.backend.id_to_token(config.start_id),
-        "eos_token": tokenizer.backend.id_to_token(config.end_id),
-        "pad_token": tokenizer.backend.id_to_token(config.pad_id),
-        "model_max_length": config.max_positions,
-        "clean_up_tokenization_spaces": False,
-        "split_special_tokens": True,
-    }
