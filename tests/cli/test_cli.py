@@ -95,19 +95,6 @@ def assert_failed(done: Finished, code: int, *parts: str) -> None:
 # Help
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_answers_at_once(command: list[str]) -> None:
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        done = run(*command, "--help")
-        seconds.append(time.perf_counter() - began)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert "Usage: transfuse" in done.stdout
-        assert "--help" in done.stdout
-    assert min(seconds) < 0.5
-
-
 def test_help_and_reading_data_never_import_torch(tmp_path: Path) -> None:
     program = f"""
 import sys
@@ -229,7 +216,7 @@ def test_inspect_prints_json_and_draws(trained: Trained, tmp_path: Path) -> None
         w.numel() for w in Seq2Seq.load(trained.folder).model_.parameters()
     )
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert bad.returncode in (1, 2)
+    assert bad.returncode == 2
     assert "nonsense" in bad.stderr
     assert "Traceback" not in bad.stderr
 
@@ -330,7 +317,7 @@ def test_wrong_settings_are_code_2_before_anything_is_written(tmp_path: Path) ->
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_no_traceback(trained: Trained) -> None:
     done = run("predict", trained.folder, "--device", "cuda", given="one\n")
-    assert done.returncode in (1, 2)
+    assert done.returncode == 2
     assert "CUDA" in done.stderr.upper()
     assert "Traceback" not in done.stderr
 

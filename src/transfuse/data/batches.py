@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transfuse.data.pairs import Columns
 from transfuse.errors import DataError
+
+MOST_HELD_OUT = 1000
+"""Rows held out of the training data at most, when no validation pairs are given."""
 
 IGNORED = -100
 """Label of a position that has none, as in `torch.nn.functional.cross_entropy`."""
@@ -96,6 +100,20 @@ class PairDataset:
         """Indices of batches sorted by length, nothing random: for scoring."""
         lengths = np.array([[len(s), len(t)] for s, t in zip(self.sources, self.targets, strict=True)])
         return _cut(np.lexsort((lengths[:, 0], lengths[:, 1])), lengths, budget)
+
+
+def hold_out(pairs: Columns, fraction: float, seed: int) -> tuple[Columns, Columns]:
+    """Pairs to learn from, and a random `fraction` of them, at least 1 and at most `MOST_HELD_OUT`, to judge by."""
+    n = len(pairs[0])
+    if n < 2:
+        raise DataError(f"{n} pair; at least 2 are needed, one to learn from and one to judge by")
+    n_held_out = min(max(1, round(fraction * n)), MOST_HELD_OUT, n - 1)
+    order = np.random.default_rng(seed).permutation(n)
+    learned, held_out = (
+        tuple([side[row] for row in sorted(rows)] for side in pairs)
+        for rows in (order[n_held_out:], order[:n_held_out])
+    )
+    return learned, held_out  # type: ignore[return-value]
 
 
 def _by_length(lengths: np.ndarray, generator: np.random.Generator) -> np.ndarray:

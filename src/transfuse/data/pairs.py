@@ -10,15 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from transfuse.data.text_files import MAX_CHARACTERS, STDIN, read_lines, suffix_of
 from transfuse.errors import DataError
 
 _TABLES = (".tsv", ".csv")
-
-MOST_HELD_OUT = 1000
-"""Rows held out of the training data at most, when no validation pairs are given."""
 
 Columns = tuple[list[str], list[str]]
 """Sources and targets."""
@@ -138,20 +133,6 @@ def as_pairs(X: Iterable[Any], y: Iterable[Any], x_name: str, y_name: str) -> Co
     if len(sources) != len(targets):
         raise DataError(f"{x_name} has {len(sources)} rows and {y_name} has {len(targets)}; they must be equally many")
     return sources, targets
-
-
-def hold_out(pairs: Columns, fraction: float, seed: int) -> tuple[Columns, Columns]:
-    """Pairs to learn from, and a random `fraction` of them, at least 1 and at most `MOST_HELD_OUT`, to judge by."""
-    n = len(pairs[0])
-    if n < 2:
-        raise DataError(f"{n} pair; at least 2 are needed, one to learn from and one to judge by")
-    n_held_out = min(max(1, round(fraction * n)), MOST_HELD_OUT, n - 1)
-    order = np.random.default_rng(seed).permutation(n)
-    learned, held_out = (
-        tuple([side[row] for row in sorted(rows)] for side in pairs)
-        for rows in (order[n_held_out:], order[:n_held_out])
-    )
-    return learned, held_out  # type: ignore[return-value]
 
 
 def _input(path: str | Path) -> Path:

@@ -16,8 +16,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 import transfuse
-from transfuse.data.batches import PairDataset
-from transfuse.data.pairs import Columns, as_pairs, as_texts, hold_out
+from transfuse.data.batches import PairDataset, hold_out
+from transfuse.data.pairs import Columns, as_pairs, as_texts
 from transfuse.data.tokenizer import SPECIAL_IDS, Tokenizer, TokenizerConfig
 from transfuse.errors import (
     CheckpointError,
