@@ -90,7 +90,7 @@ def run_demo(out: Path, seed: int, say: Callable[[str], None], show: Callable[[s
         ),
         tokenizer=TokenizerConfig(lowercase=True, split_digits=True),
         training=TrainingConfig(
-            epochs=9, learning_rate=3e-3, schedule="cosine", warmup_steps=200, label_smoothing=0.0, average=1
+            epochs=8, learning_rate=3e-3, schedule="cosine", warmup_steps=200, label_smoothing=0.0, average=1
         ),
         search=SearchConfig(beams=1),
         metric="exact",
