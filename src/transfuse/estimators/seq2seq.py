@@ -223,9 +223,10 @@ class Seq2Seq(ConfiguredEstimator):
     def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
         """The estimator saved in `folder`, or one around a `transformers` directory that has a tokenizer.json.
 
-        Raises ModelDirectoryError naming file and rule.
+        Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
         """
         folder = Path(folder)
+        on = pick_device(device)  # the caller's setting, so not an error of the directory
         model = load_model(folder)
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         if model.config.n_target_tokens != model.config.vocab_size:
@@ -252,7 +253,7 @@ class Seq2Seq(ConfiguredEstimator):
             estimator._check_settings()
         except ConfigError as error:
             raise ModelDirectoryError(f"{folder / ESTIMATOR}: {error}") from error
-        estimator.model_ = model.to(pick_device(device))
+        estimator.model_ = model.to(on)
         estimator.tokenizer_ = tokenizer
         estimator.results_ = about["results"]
         estimator.characters_ = about["characters"]
