@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Candidate": "transfuse.estimators.seq2seq",
+    "Candidate": "transfuse.estimators.candidate",
     "CheckpointError": "transfuse.errors",
     "ConfigError": "transfuse.errors",
+    "Corpus": "transfuse.data.corpus",
     "DataError": "transfuse.errors",
+    "DecoderConfig": "transfuse.models.decoder",
     "GenerationError": "transfuse.errors",
     "Inspection": "transfuse.reports.inspection",
+    "LanguageModel": "transfuse.estimators.language_model",
+    "Loop": "transfuse.generation.loops",
     "ModelDirectoryError": "transfuse.errors",
     "Pairs": "transfuse.data.pairs",
     "ResumeWarning": "transfuse.errors",
@@ -41,9 +45,13 @@ __all__ = [
     "Candidate",
     "CheckpointError",
     "ConfigError",
+    "Corpus",
     "DataError",
+    "DecoderConfig",
     "GenerationError",
     "Inspection",
+    "LanguageModel",
+    "Loop",
     "ModelDirectoryError",
     "Pairs",
     "ResumeWarning",
@@ -65,6 +73,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from transfuse.data.corpus import Corpus
     from transfuse.data.pairs import Pairs, read_pairs, read_sources
     from transfuse.data.tokenizer import TokenizerConfig
     from transfuse.errors import (
@@ -80,10 +89,14 @@ if TYPE_CHECKING:
         TruncatedWarning,
         UnseenCharactersWarning,
     )
+    from transfuse.estimators.candidate import Candidate
     from transfuse.estimators.directory import load
-    from transfuse.estimators.seq2seq import Candidate, Seq2Seq
+    from transfuse.estimators.language_model import LanguageModel
+    from transfuse.estimators.seq2seq import Seq2Seq
     from transfuse.generation.config import SearchConfig
+    from transfuse.generation.loops import Loop
     from transfuse.metrics.text_scores import Score
+    from transfuse.models.decoder import DecoderConfig
     from transfuse.models.seq2seq import Seq2SeqConfig
     from transfuse.reports.inspection import Inspection, inspect
     from transfuse.training.config import TrainingConfig

@@ -20,7 +20,8 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Field names to plain JSON values."""
-        return dataclasses.asdict(self)  # type: ignore[call-overload]
+        values = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def to_json(self) -> str:
         """Indented JSON with sorted keys."""
@@ -52,11 +53,14 @@ class Config:
     def check_types(self) -> None:
         """Raise ConfigError unless every field holds a value of its annotated type.
 
-        Numbers of other libraries (numpy's, as a parameter search draws them) become Python's own.
+        Numbers of other libraries (numpy's, as a parameter search draws them) become Python's own, lists tuples.
         """
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = _plain_number(getattr(self, field.name))
+            value = getattr(self, field.name)
+            if get_origin(hints[field.name]) is tuple and isinstance(value, list | tuple):
+                value = tuple(map(_plain_number, value))
+            value = _plain_number(value)
             object.__setattr__(self, field.name, value)
             if not _is_a(value, hints[field.name]):
                 raise ConfigError(f"{field.name}={value!r} must be {_describe(hints[field.name])}")
@@ -93,6 +97,8 @@ def _plain_number(value: Any) -> Any:
 def _is_a(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_a(member, get_args(kind)[0]) for member in value)
     if get_args(kind):  # a union such as int | None
         return any(_is_a(value, member) for member in get_args(kind))
     if isinstance(value, bool):
@@ -105,6 +111,8 @@ def _is_a(value: Any, kind: Any) -> bool:
 def _describe(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(repr(choice) for choice in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"a list of {_describe(get_args(kind)[0])}"
     if get_origin(kind) is Union or get_args(kind):
         return " or ".join(_describe(member) for member in get_args(kind))
     return "None" if kind is type(None) else str(kind.__name__)

@@ -428,7 +428,7 @@ def test_the_model_card_holds_what_was_measured(fitted: Seq2Seq, saved: Path) ->
     for score in results["held_out_metrics"]:
         assert f"| {score['name']} | {score['value']:.2f} | {score['signature']} |" in card
     assert f"| cross-entropy, nats a token | {results['held_out_loss']:.4f} |" in card
-    assert f"Measured on {results['held_out_rows']} held-out pairs" in card
+    assert f"Measured on {results['held_out_rows']} held-out rows" in card
     assert f"{results['steps']} steps in" in card
     assert f"at steps {', '.join(map(str, results['averaged_steps']))}." in card
     assert f"{sum(weight.numel() for weight in fitted.model_.parameters()):,} parameters" in card

@@ -238,10 +238,9 @@ def test_one_beam_is_greedy(model: Seq2SeqModel) -> None:
     from transfuse.generation.beam import beam_search
 
     rows = [row for row in sources() if len(row) == 7] or sources()[:1]
-    source, keep = torch.tensor(rows), torch.ones(len(rows), len(rows[0]), dtype=torch.bool)
     config = SearchConfig(beams=1, max_tokens=LIMIT)
     with torch.inference_mode():
-        beamed = beam_search(model, model.start(source, keep), torch.full((len(rows),), LIMIT), config)
+        beamed = beam_search(model, rows, config)
     assert_same_found(beamed, generate(model, rows, config))
 
 

@@ -189,20 +189,20 @@ def plant_causal_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 def plant_rotary_interleaved(monkeypatch: pytest.MonkeyPatch) -> None:
     turn = Rotary.forward
 
-    def interleaved(self: Rotary, x: Tensor, *where: int) -> Tensor:
+    def interleaved(self: Rotary, x: Tensor, positions: Tensor) -> Tensor:
         halves = torch.cat([x[..., 0::2], x[..., 1::2]], dim=-1)
-        return torch.stack(turn(self, halves, *where).chunk(2, dim=-1), dim=-1).flatten(-2)
+        return torch.stack(turn(self, halves, positions).chunk(2, dim=-1), dim=-1).flatten(-2)
 
     monkeypatch.setattr(Rotary, "forward", interleaved)
 
 
 def plant_rotary_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Rotary, "forward", lambda self, x, *where: x)
+    monkeypatch.setattr(Rotary, "forward", lambda self, x, positions: x)
 
 
 def plant_rotary_start_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     turn = Rotary.forward
-    monkeypatch.setattr(Rotary, "forward", lambda self, x, start=0, *rest: turn(self, x, 0, *rest))
+    monkeypatch.setattr(Rotary, "forward", lambda self, x, positions: turn(self, x, positions - positions[0]))
 
 
 def plant_causal_aligned_to_the_first_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +329,9 @@ def test_beams_side_by_side_are_separate_rows(n_kv_heads: int, rotary: bool, pat
 
 def plant_every_key_a_position(monkeypatch: pytest.MonkeyPatch) -> None:
     turn = Rotary.forward
-    monkeypatch.setattr(Rotary, "forward", lambda self, x, start=0, width=1: turn(self, x, start * width))
+    monkeypatch.setattr(
+        Rotary, "forward", lambda self, x, positions: turn(self, x, positions[0] + torch.arange(x.shape[2]))
+    )
 
 
 @pytest.mark.parametrize("plant", [plant_mask_forgotten, plant_rotary_start_ignored, plant_every_key_a_position])

@@ -43,17 +43,17 @@ def sinusoidal(n_positions: int, d_model: int, offset: int, last: int) -> Tensor
 
 @pytest.mark.parametrize("offset", [0, 3])
 def test_sinusoidal_has_the_closed_form(offset: int) -> None:
-    table = Sinusoidal(26, offset=offset)(0, 500)
+    table = Sinusoidal(26, offset=offset)(torch.arange(500))
     assert_same(table.double(), sinusoidal(500, 26, offset, last=13), ONE_ULP)
 
 
 def test_closed_sinusoidal_has_the_closed_form_to_float32_angles() -> None:
-    table = Sinusoidal(26, offset=2, closed=True)(0, 500)
+    table = Sinusoidal(26, offset=2, closed=True)(torch.arange(500))
     assert_same(table.double(), sinusoidal(500, 26, 2, last=12), 5e-5)
 
 
 def test_closed_and_half_open_wavelengths_differ() -> None:
-    difference = Sinusoidal(26, closed=True)(0, 50) - Sinusoidal(26)(0, 50)
+    difference = Sinusoidal(26, closed=True)(torch.arange(50)) - Sinusoidal(26)(torch.arange(50))
     assert difference.abs().max() > 0.1
 
 
@@ -61,7 +61,7 @@ def test_sinusoidal_is_the_table_of_marian() -> None:
     from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 
     theirs = MarianSinusoidalPositionalEmbedding(600, 26).create_weight()
-    assert_same(Sinusoidal(26)(0, 600), theirs, ONE_ULP)
+    assert_same(Sinusoidal(26)(torch.arange(600)), theirs, ONE_ULP)
 
 
 @pytest.mark.parametrize("pad_id", [0, 1, 5])
@@ -69,22 +69,22 @@ def test_closed_sinusoidal_is_the_table_of_m2m100(pad_id: int) -> None:
     from transformers.models.m2m_100.modeling_m2m_100 import M2M100SinusoidalPositionalEmbedding
 
     theirs = M2M100SinusoidalPositionalEmbedding.get_embedding(600, 26, pad_id)
-    ours = Sinusoidal(26, offset=pad_id + 1, closed=True)(0, 600 - pad_id - 1)
+    ours = Sinusoidal(26, offset=pad_id + 1, closed=True)(torch.arange(600 - pad_id - 1))
     assert_same(ours, theirs[pad_id + 1 :], ONE_ULP)
 
 
 @pytest.mark.parametrize("closed", [False, True])
 def test_sinusoidal_rows_do_not_depend_on_how_the_table_grew(closed: bool) -> None:
     grown = Sinusoidal(26, offset=2, closed=closed)
-    first = grown(0, 200).clone()
-    late = grown(900, 1000)
-    assert torch.equal(grown(0, 200), first)
-    assert torch.equal(late, Sinusoidal(26, offset=2, closed=closed)(0, 1000)[900:])
-    assert torch.equal(late, Sinusoidal(26, offset=902, closed=closed)(0, 100))
+    first = grown(torch.arange(200)).clone()
+    late = grown(torch.arange(900, 1000))
+    assert torch.equal(grown(torch.arange(200)), first)
+    assert torch.equal(late, Sinusoidal(26, offset=2, closed=closed)(torch.arange(1000))[900:])
+    assert torch.equal(late, Sinusoidal(26, offset=902, closed=closed)(torch.arange(100)))
 
 
 def test_sinusoidal_grows_in_the_dtype_it_was_moved_to() -> None:
-    assert Sinusoidal(26).double()(0, 300).dtype == torch.float64
+    assert Sinusoidal(26).double()(torch.arange(300)).dtype == torch.float64
 
 
 def test_sinusoidal_width_must_be_even() -> None:
@@ -97,39 +97,43 @@ def test_sinusoidal_width_must_be_even() -> None:
 
 def test_learned_positions_are_rows_of_the_weight() -> None:
     positions = reference.draw(Learned(11, 6), seed=1)
-    assert torch.equal(positions(3, 11), positions.weight[3:11])
+    assert torch.equal(positions(torch.arange(3, 11)), positions.weight[3:11])
 
 
 def test_learned_positions_end() -> None:
     with pytest.raises(DataError, match="a sequence of 12 tokens, but the model has 11 positions"):
-        Learned(11, 6)(11, 12)
+        Learned(11, 6)(torch.tensor([11]))
 
 
 @pytest.mark.parametrize("start", [0, 19])
 def test_rotary_turns_pairs(start: int) -> None:
     x = normal(2, 3, 7, 10)
-    assert_same(Rotary(10)(x, start), reference.rotate(x, start))
-    assert_same(Rotary(10, base=500.0)(x, start), reference.rotate(x, start, base=500.0))
+    assert_same(Rotary(10)(x, start + torch.arange(7)), reference.rotate(x, start))
+    assert_same(Rotary(10, base=500.0)(x, start + torch.arange(7)), reference.rotate(x, start, base=500.0))
 
 
 def test_rotary_tokens_side_by_side_stand_at_one_position() -> None:
     x = normal(2, 3, 4 * 3, 10)
-    turned = Rotary(10)(x, 19, 3)
+    turned = Rotary(10)(x, 19 + torch.arange(4).repeat_interleave(3))
     for beam in range(3):
-        assert torch.equal(turned[:, :, beam::3], Rotary(10)(x[:, :, beam::3], 19))
+        assert torch.equal(turned[:, :, beam::3], Rotary(10)(x[:, :, beam::3], 19 + torch.arange(4)))
 
 
 def test_rotary_dot_products_depend_on_distance_alone() -> None:
     rotary, q, k = Rotary(10), normal(1, 1, 1, 10), normal(1, 1, 1, 10, seed=2)
-    products = [(rotary(q, t + 5) * rotary(k, t)).sum() for t in (0, 1, 17, 1000)]
-    for product in products[1:]:
-        assert_same(product, products[0], 1e-11)
-    assert (rotary(q, 6) * rotary(k, 0)).sum().sub(products[0]).abs() > 0.01
+
+    def product(query_at: int, key_at: int) -> Tensor:
+        return (rotary(q, torch.tensor([query_at])) * rotary(k, torch.tensor([key_at]))).sum()
+
+    products = [product(t + 5, t) for t in (0, 1, 17, 1000)]
+    for other in products[1:]:
+        assert_same(other, products[0], 1e-11)
+    assert product(6, 0).sub(products[0]).abs() > 0.01
 
 
 def test_rotary_keeps_norms_and_leaves_position_zero() -> None:
     x = normal(2, 3, 7, 10)
-    turned = Rotary(10)(x)
+    turned = Rotary(10)(x, torch.arange(7))
     assert_same(turned.norm(dim=-1), x.norm(dim=-1))
     assert torch.equal(turned[:, :, 0], x[:, :, 0])
 
@@ -148,16 +152,20 @@ def test_embedding_scales_the_tokens_but_not_the_positions(scale: bool) -> None:
     ids = torch.tensor([[5, 12, 0], [7, 7, 1]])
     factor = math.sqrt(6) if scale else 1.0
     expected = torch.stack([torch.stack([token.weight[i] * factor for i in row.tolist()]) for row in ids])
-    assert_same(TokenEmbedding(token, positions, scale=scale)(ids, 4), expected + positions(4, 7), 1e-6)
-    assert_same(TokenEmbedding(token, None, scale=scale)(ids, 4), expected, 1e-6)
+    assert_same(
+        TokenEmbedding(token, positions, scale=scale)(ids, torch.arange(4, 7)),
+        expected + positions(torch.arange(4, 7)),
+        1e-6,
+    )
+    assert_same(TokenEmbedding(token, None, scale=scale)(ids, torch.arange(4, 7)), expected, 1e-6)
 
 
 def test_embedding_tokens_side_by_side_stand_at_one_position() -> None:
     embedding = TokenEmbedding(reference.draw(nn.Embedding(13, 6), seed=1), Sinusoidal(6), scale=True)
     ids = torch.arange(12).view(2, 6)
-    together = embedding(ids, 4, 3)
+    together = embedding(ids, torch.tensor([4, 4, 4, 5, 5, 5]))
     for beam in range(3):
-        assert torch.equal(together[:, beam::3], embedding(ids[:, beam::3], 4))
+        assert torch.equal(together[:, beam::3], embedding(ids[:, beam::3], torch.tensor([4, 5])))
 
 
 def activation(name: str, x: Tensor) -> Tensor:
@@ -423,6 +431,6 @@ def test_stack_is_its_blocks_and_a_closing_norm(closing: bool) -> None:
 def test_cached_stack_is_the_uncached_stack() -> None:
     stack = Stack([make_block(True, cross=True), make_block(False, cross=True)]).eval()
     x, memory, masks = block_inputs()
-    caches, memory_keep = [BlockCache(), BlockCache()], masks["memory_keep"]
+    caches, memory_keep = [BlockCache(KeyValueCache()), BlockCache(KeyValueCache())], masks["memory_keep"]
     steps = [stack(x[:, t : t + 1], memory, memory_keep=memory_keep, cache=caches) for t in range(5)]
     assert_same(torch.cat(steps, dim=1), stack(x, memory, memory_keep=memory_keep))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import transfuse.nn.linear as linear_module
-from transfuse.nn.linear import Linear, linear, packed
+from transfuse.nn.linear import Linear, linear, packed, together
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 SHAPES = [(7, 11), (3, 7, 11), (2, 3, 5, 11), (0, 11), (1, 11)]
@@ -69,10 +69,31 @@ def test_packed_weights_give_the_same_values(
 ) -> None:
     monkeypatch.setattr(linear_module, "prefers_onednn", lambda: True)
     layer, x = Linear(11, 13, bias=bias), torch.randn(shape)
+    expected = nn.functional.linear(x, layer.weight, layer.bias)
     with packed([layer]):
-        assert layer._packed is not None
-        torch.testing.assert_close(layer(x), nn.functional.linear(x, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
-    assert layer._packed is None
+        torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(layer(x, "relu"), expected.relu(), rtol=1e-5, atol=1e-5)
+        assert (layer._own is not None) == bool(x.numel())
+    assert layer._own is None
+    torch.testing.assert_close(layer(x, "relu"), expected.relu(), rtol=1e-5, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_layers_together_are_the_layers_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], bias: bool
+) -> None:
+    monkeypatch.setattr(linear_module, "prefers_onednn", lambda: True)
+    layers, x = [Linear(11, n, bias=bias) for n in (13, 5, 2)], torch.randn(shape)
+    apart = [layer(x) for layer in layers]
+    with packed(layers):
+        for found, expected in zip(together(layers, x), apart, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        assert (layers[0]._group is not None) == bool(x.numel())
+        assert layers[0]._own is None  # a group's weights are not kept twice
+    assert layers[0]._group is None
+    assert all(torch.equal(found, expected) for found, expected in zip(together(layers, x), apart, strict=True))
 
 
 def test_packing_ends_with_an_error_and_leaves_other_precisions_and_weights_packed_already(
@@ -83,9 +104,9 @@ def test_packing_ends_with_an_error_and_leaves_other_precisions_and_weights_pack
 
     def fail_inside() -> None:
         with packed([layer, wide, nn.ReLU()]), packed([layer]):
-            assert wide._packed is None
+            assert not wide._packs
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail_inside()
-    assert layer._packed is None
+    assert not layer._packs

@@ -21,13 +21,14 @@ import typer
 from transfuse.errors import ConfigError, DataError, TrainingInterrupted, TransfuseError
 
 if TYPE_CHECKING:
-    from transfuse import Pairs, SearchConfig, Seq2Seq
+    from transfuse import Corpus, LanguageModel, Pairs, SearchConfig, Seq2Seq
 
 app = typer.Typer(
     help="Transformers you train on your own text, on your own machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: the other kind takes a third of a second to import
 )
 fit_app = typer.Typer(help="Train a model on your own data.", no_args_is_help=True)
 app.add_typer(fit_app, name="fit")
@@ -44,6 +45,8 @@ SourceColumn = Annotated[str | None, typer.Option("--source", help="Column of th
 TargetColumn = Annotated[str | None, typer.Option("--target", help="Column of the target: a name, or a number from 1.")]
 SkipBadRows = Annotated[bool, typer.Option(help="Leave out rows with an empty, missing or over-long side.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Out = Annotated[Path, typer.Option(help="Where the model directory goes; checkpoints go to OUT/training.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in OUT.")]
 Beams = Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 is greedy. Default: as trained with.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the best there is.")]
@@ -52,6 +55,10 @@ Settings = Annotated[
     typer.Option(
         "--set", metavar="NAME=VALUE", help="Any setting, as model.d_model=512 or training.epochs=9; repeatable."
     ),
+]
+SearchSettings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the search, as search.max_tokens=50; repeatable."),
 ]
 
 
@@ -108,7 +115,7 @@ def _main(
 @fit_app.command("seq2seq")
 def fit_seq2seq(
     data: Data,
-    out: Annotated[Path, typer.Option(help="Where the model directory goes; checkpoints go to OUT/training.")],
+    out: Out,
     validation: Annotated[
         list[Path] | None, typer.Option(help="Held-out pairs: one file, or the option twice for two parallel files.")
     ] = None,
@@ -121,7 +128,7 @@ def fit_seq2seq(
         float, typer.Option(help="Share of the pairs to hold out where --validation is not given.")
     ] = 0.05,
     seed: Seed = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in OUT.")] = False,
+    resume: Resume = False,
     device: Device = None,
 ) -> None:
     """Train an encoder–decoder on pairs: translation, summarisation, dialogue."""
@@ -143,11 +150,50 @@ def fit_seq2seq(
     validation_pairs = (held_out.sources, held_out.targets) if held_out else None
     with _stoppable():
         model.fit(pairs.sources, pairs.targets, validation=validation_pairs, resume=resume)
-    model.save(out)
-    for score in model.results_["held_out_metrics"]:
-        _say(f"held out: {score['name']} {score['value']:.2f} ({score['signature']})")
+    _save(model, out)
     _say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} PAIRS    transfuse inspect {out} 'A TEXT'")
-    typer.echo(str(out))
+
+
+@fit_app.command("generate")
+def fit_generate(
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Text files (a document each), .jsonl (a document a line), folders of them, or - for stdin."
+        ),
+    ],
+    out: Out,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="Held-out text, as DATA; repeatable. Default: the end of DATA.")
+    ] = None,
+    key: Annotated[str, typer.Option(help="Key of the text in .jsonl.")] = "text",
+    context: Annotated[int, typer.Option(min=2, help="Tokens of a training row.")] = 256,
+    settings: Settings = None,
+    validation_fraction: Annotated[
+        float, typer.Option(help="Share of the tokens to hold out where --validation is not given.")
+    ] = 0.05,
+    seed: Seed = 0,
+    resume: Resume = False,
+    device: Device = None,
+) -> None:
+    """Train a language model on plain text."""
+    from transfuse import Corpus, LanguageModel
+
+    _check_ours(out)
+    model = LanguageModel(
+        context=context,
+        validation_fraction=validation_fraction,
+        run_dir=out / "training",
+        device=device,
+        random_state=seed,
+        verbose=True,
+    )
+    model.set_params(**_parse_settings(model, settings or []))
+    held_out = Corpus(validation, key=key) if validation else None
+    with _stoppable():
+        model.fit(_stored(data, out, key), validation=held_out, resume=resume)
+    _save(model, out)
+    _say(f"next: echo 'It was' | transfuse predict {out} -    transfuse evaluate {out} TEXTS")
 
 
 @app.command()
@@ -157,16 +203,28 @@ def predict(
     source: SourceColumn = None,
     beams: Beams = None,
     n_best: Annotated[int | None, typer.Option(min=1, help="Outputs for each text. Default: as trained with.")] = None,
+    settings: SearchSettings = None,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Print the model's output for each text, one a line (tabs and line ends in it become spaces)."""
-    texts = _read_sources(data, source)
+    """Print the model's output for each text, one a line (tabs and line ends in it become spaces).
+
+    A language model takes all of standard input for one prompt, and prints its continuation as it is written.
+    """
+    from transfuse import LanguageModel
+
     model = _load(directory, device)
-    search = _search(model, beams, n_best)
+    search = _search(model, beams, n_best, settings)
+    if isinstance(model, LanguageModel) and data == "-" and not as_json:
+        for piece in model.stream(_prompt(), search):
+            typer.echo(piece, nl=False)
+        typer.echo()
+        return
+    texts = _read_sources(data, source)
     for text, candidates in zip(texts, model.predict_n_best(texts, search), strict=True):
         if as_json:
-            typer.echo(json.dumps({"source": text, "outputs": [vars(one) for one in candidates]}, ensure_ascii=False))
+            outputs = [one.to_dict() for one in candidates]
+            typer.echo(json.dumps({"source": text, "outputs": outputs}, ensure_ascii=False))
         else:
             typer.echo("\t".join(_LINE_ENDS.sub(" ", one.text) for one in candidates))
 
@@ -181,17 +239,25 @@ def evaluate(
     metric: Annotated[
         list[str] | None, typer.Option(help="bleu, bleu-lc, bleu-char, chrf, rouge, exact; repeatable.")
     ] = None,
+    key: Annotated[str, typer.Option(help="Key of the text in .jsonl, for a language model.")] = "text",
     beams: Beams = None,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Score the model on pairs it was not trained on, with signatures."""
-    pairs = _read_pairs(data, source, target, skip_bad_rows)
+    """Score the model on data it was not trained on, with signatures: pairs, or text for a language model."""
+    from transfuse import Corpus, LanguageModel
+
     model = _load(directory, device)
-    model.set_params(search=_search(model, beams))
-    scores = model.evaluate(pairs.sources, pairs.targets, metric or model.metric)
+    if isinstance(model, LanguageModel):
+        if metric or beams or source or target:
+            raise ConfigError("--metric, --beams, --source and --target are for pairs; this is a language model")
+        n_rows, scores = len(data), model.evaluate(Corpus(data, key=key))
+    else:
+        pairs = _read_pairs(data, source, target, skip_bad_rows)
+        model.set_params(search=_search(model, beams))
+        n_rows, scores = len(pairs), model.evaluate(pairs.sources, pairs.targets, metric or model.metric)
     if as_json:
-        typer.echo(json.dumps({"rows": len(pairs), "scores": [vars(score) for score in scores]}))
+        typer.echo(json.dumps({"rows": n_rows, "scores": [vars(score) for score in scores]}))
     else:
         for score in scores:
             typer.echo(str(score))
@@ -214,7 +280,10 @@ def inspect(
         raise ConfigError(f"attention={attention!r} must be one of cross, encoder, decoder")
     import transfuse
 
-    found = transfuse.inspect(_load(directory, device), text, target)
+    model = _load(directory, device)
+    if isinstance(model, transfuse.LanguageModel):
+        raise ConfigError(f"{directory} is a language model; inspect shows encoder–decoders")
+    found = transfuse.inspect(model, text, target)
     if picture is not None:
         found.save_picture(picture, attention)  # type: ignore[arg-type]
         _say(f"attention drawn to {picture}")
@@ -251,15 +320,52 @@ def _read_sources(path: str, source: str | None) -> list[str]:
     return read_sources(path, source=source)
 
 
-def _load(directory: Path, device: str | None) -> Seq2Seq:
+def _prompt() -> str:
+    """All of standard input, without the line end that closes it."""
+    content = sys.stdin.buffer.read()
+    try:
+        return content.decode("utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise DataError(f"stdin: byte {error.start + 1} is 0x{content[error.start]:02x}, which is not UTF-8") from error
+
+
+def _stored(paths: list[Path], out: Path, key: str) -> Corpus:
+    """The corpus of these paths; standard input, which can be read only once, is kept in `out`."""
+    from transfuse import Corpus
+
+    if Path("-") in paths:
+        copy = out / "training" / "stdin.txt"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(sys.stdin.buffer.read())
+        paths = [copy if path == Path("-") else path for path in paths]
+    return Corpus(paths, key=key)
+
+
+def _load(directory: Path, device: str | None) -> Seq2Seq | LanguageModel:
     from transfuse import load
 
     return load(directory, device=device)
 
 
-def _search(model: Seq2Seq, beams: int | None, n_best: int | None = None) -> SearchConfig:
-    search = model.search if beams is None else model.search.replace(beams=beams, n_best=1)
-    return search if n_best is None else search.replace(n_best=n_best)
+def _save(model: Seq2Seq | LanguageModel, out: Path) -> None:
+    model.save(out)
+    for score in model.results_["held_out_metrics"]:
+        _say(f"held out: {score['name']} {score['value']:.2f} ({score['signature']})")
+    typer.echo(str(out))
+
+
+def _search(
+    model: Seq2Seq | LanguageModel, beams: int | None, n_best: int | None = None, settings: list[str] | None = None
+) -> SearchConfig:
+    changes = {name.removeprefix("search__"): value for name, value in _parse_settings(model, settings or []).items()}
+    unknown = sorted(set(changes) - set(model.search.to_dict()))
+    if unknown:
+        raise ConfigError(f"--set {unknown[0]}: only settings of search can change after training")
+    if beams is not None:
+        changes |= {"beams": beams, "n_best": 1}
+    if n_best is not None:
+        changes["n_best"] = n_best
+    return model.search.replace(**changes)
 
 
 def _check_ours(folder: Path) -> None:
@@ -269,7 +375,7 @@ def _check_ours(folder: Path) -> None:
         raise ConfigError(f"--out {folder}: holds a {foreign[0]} that transfuse did not write; choose another folder")
 
 
-def _parse_settings(model: Seq2Seq, settings: Iterable[str]) -> dict[str, Any]:
+def _parse_settings(model: Seq2Seq | LanguageModel, settings: Iterable[str]) -> dict[str, Any]:
     """`training.epochs=3` as `{"training__epochs": 3}`; values are JSON where they can be, text otherwise."""
     known = model.get_params()
     parsed = {}

@@ -1,13 +1,14 @@
-"""Byte-level BPE trained on the user's own text, any script, over the `tokenizers` library."""
+"""Byte-level BPE, or characters, learned from the user's own text, any script, over the `tokenizers` library."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from transfuse.config import Config
 from transfuse.errors import DataError, ModelDirectoryError
@@ -18,17 +19,22 @@ START, PAD, END = "<s>", "<pad>", "</s>"
 SPECIAL_IDS = {"start_id": 0, "pad_id": 1, "end_id": 2}
 """Their ids, by the names a model's config has for them."""
 
+BOUNDARY, UNKNOWN = "<|endoftext|>", "<unk>"
+"""The special tokens of a language model: what stands before and after a text (id 0), and, where tokens are
+characters, what stands for one that was never seen (id 1)."""
+
 MIN_VOCABULARY = 3 + 256
 """Special tokens and bytes: below this a byte-level vocabulary cannot spell every text."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig(Config):
-    """How text is prepared before BPE. `split_digits` gives every digit a token of its own, so numbers never seen whole
-    can still be read and written."""
+    """How text becomes tokens. `unit` is byte-level "bpe", or "character" (language models only). `split_digits` gives
+    every digit a token of its own, so numbers never seen whole can still be read and written."""
 
     lowercase: bool = False
     split_digits: bool = True
+    unit: Literal["bpe", "character"] = "bpe"
 
     def __post_init__(self) -> None:
         self.check_types()
@@ -46,23 +52,24 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int, config: TokenizerConfig | None = None) -> Tokenizer:
         """Learn at most `vocab_size` tokens (fewer if the text has fewer distinct pairs) from `texts`."""
         config = config or TokenizerConfig()
-        if vocab_size < MIN_VOCABULARY:
-            raise DataError(f"vocab_size={vocab_size} must be at least {MIN_VOCABULARY} (256 bytes, 3 special tokens)")
-        backend = tokenizers.Tokenizer(models.BPE())
-        steps: list[normalizers.Normalizer] = [normalizers.NFC()]
-        backend.normalizer = normalizers.Sequence(steps + [normalizers.Lowercase()] * config.lowercase)
-        digits = [pre_tokenizers.Digits(individual_digits=True)] * config.split_digits
-        backend.pre_tokenizer = pre_tokenizers.Sequence([*digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-        backend.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=[START, PAD, END],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        backend.train_from_iterator(texts, trainer)
+        if config.unit != "bpe":
+            raise DataError(f"unit={config.unit!r} is for language models; pairs need 'bpe'")
+        backend = _train_bpe(texts, vocab_size, config, [START, PAD, END])
         end = backend.token_to_id(END)
         backend.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, end)])
+        return cls(backend)
+
+    @classmethod
+    def train_language(cls, texts: Iterable[str], vocab_size: int, config: TokenizerConfig) -> Tokenizer:
+        """Learn at most `vocab_size` tokens for a language model: `BOUNDARY` stands before every text."""
+        if config.unit == "bpe":
+            backend = _train_bpe(texts, vocab_size, config, [BOUNDARY])
+        else:
+            backend = _train_characters(texts, vocab_size, config)
+        boundary = backend.token_to_id(BOUNDARY)
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{BOUNDARY} $A", special_tokens=[(BOUNDARY, boundary)]
+        )
         return cls(backend)
 
     @classmethod
@@ -82,6 +89,12 @@ class Tokenizer:
     def __len__(self) -> int:
         return int(self.backend.get_vocab_size(with_added_tokens=True))
 
+    def id_of(self, token: str) -> int:
+        """The id of a token that the vocabulary has."""
+        found = self.backend.token_to_id(token)
+        assert found is not None, f"{token} is not in the vocabulary"
+        return int(found)
+
     def normalize(self, text: str) -> str:
         """The text as the vocabulary sees it: NFC, lower-case where so learned."""
         normalizer = self.backend.normalizer
@@ -91,10 +104,55 @@ class Tokenizer:
         """Ids of each text, closed by the end token."""
         return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts))]
 
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text alone, without what the vocabulary puts before or after."""
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Texts of the ids, special tokens left out."""
-        return [text.strip() for text in self.backend.decode_batch([list(row) for row in ids])]
+        return [text.strip() for text in self.decode_exactly(ids)]
+
+    def decode_exactly(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        """`decode` with the spaces at both ends left on."""
+        return self.backend.decode_batch([list(row) for row in ids])
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The text of each id by itself, for display."""
         return [self.backend.decode([i], skip_special_tokens=False) for i in ids]
+
+
+def _train_bpe(
+    texts: Iterable[str], vocab_size: int, config: TokenizerConfig, special: list[str]
+) -> tokenizers.Tokenizer:
+    smallest = MIN_VOCABULARY - 3 + len(special)
+    if vocab_size < smallest:
+        raise DataError(
+            f"vocab_size={vocab_size} must be at least {smallest} (256 bytes, {len(special)} special tokens)"
+        )
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.normalizer = _normalizer(config)
+    digits = [pre_tokenizers.Digits(individual_digits=True)] * config.split_digits
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return backend
+
+
+def _train_characters(texts: Iterable[str], vocab_size: int, config: TokenizerConfig) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+    backend.normalizer = _normalizer(config)
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=[BOUNDARY, UNKNOWN], show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    return backend
+
+
+def _normalizer(config: TokenizerConfig) -> normalizers.Normalizer:
+    return normalizers.Sequence([normalizers.NFC(), *[normalizers.Lowercase()] * config.lowercase])

@@ -7,16 +7,24 @@ from typing import Any
 
 from transfuse.data.tokenizer import Tokenizer
 from transfuse.errors import ModelDirectoryError
-from transfuse.models.seq2seq import Seq2SeqConfig
 from transfuse.pretrained.directory import read_json
 
-ESTIMATOR = "transfuse.json"
+ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG = "transfuse.json", "tokenizer.json", "tokenizer_config.json"
+
+COMMON: dict[str, Any] = {
+    "validation_fraction": 0.05,
+    "random_state": None,
+    "tokenizer": {},
+    "training": {},
+    "search": {},
+    "results": {},
+}
+"""What every estimator says, and what stands for it in a directory of other origin."""
 
 
-def read_about(folder: Path) -> dict[str, Any]:
-    """What a directory says of its estimator, defaults where it says nothing. Raises ModelDirectoryError."""
-    defaults = {"estimator": "Seq2Seq", "metric": "bleu", "validation_fraction": 0.05, "random_state": None}
-    defaults |= {"characters": "", "tokenizer": {}, "training": {}, "search": {}, "results": {}}
+def read_about(folder: Path, defaults: dict[str, Any]) -> dict[str, Any]:
+    """What a directory says of its estimator, `defaults` where it says nothing. Raises ModelDirectoryError for a value
+    of another type."""
     path = folder / ESTIMATOR
     about = defaults | read_json(path, missing={})
     for name, default in defaults.items():
@@ -30,14 +38,12 @@ def read_about(folder: Path) -> dict[str, Any]:
     return about
 
 
-def tokenizer_values(config: Seq2SeqConfig, tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of tokenizer_config.json."""
+def tokenizer_values(tokenizer: Tokenizer, max_positions: int, **special_ids: int | None) -> dict[str, Any]:
+    """The content of tokenizer_config.json; `special_ids` are those of bos_token, eos_token, …"""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": tokenizer.backend.id_to_token(config.start_id),
-        "eos_token": tokenizer.backend.id_to_token(config.end_id),
-        "pad_token": tokenizer.backend.id_to_token(config.pad_id),
-        "model_max_length": config.max_positions,
+        **{name: tokenizer.backend.id_to_token(i) for name, i in special_ids.items() if i is not None},
+        "model_max_length": max_positions,
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
     }

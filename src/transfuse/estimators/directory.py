@@ -6,18 +6,24 @@ from pathlib import Path
 
 from transfuse.errors import ModelDirectoryError
 from transfuse.estimators.about import ESTIMATOR, read_about
+from transfuse.estimators.language_model import LanguageModel
 from transfuse.estimators.seq2seq import Seq2Seq
+from transfuse.models.decoder import DecoderConfig
+from transfuse.pretrained.directory import read_config
+from transfuse.pretrained.hub import local_directory
 
-_ESTIMATORS = {"Seq2Seq": Seq2Seq}
+_ESTIMATORS: dict[str, type[Seq2Seq] | type[LanguageModel]] = {"Seq2Seq": Seq2Seq, "LanguageModel": LanguageModel}
 
 
-def load(folder: str | Path, *, device: str | None = None) -> Seq2Seq:
-    """The estimator saved in `folder`; a bare encoder–decoder directory of `transformers` opens as a `Seq2Seq`.
+def load(folder: str | Path, *, device: str | None = None) -> Seq2Seq | LanguageModel:
+    """The estimator saved in `folder`; a bare directory or hub id of `transformers` opens as what its config.json says.
 
     Raises ModelDirectoryError naming file and rule.
     """
-    folder = Path(folder)
-    name = read_about(folder)["estimator"]
+    folder = local_directory(folder)
+    name = read_about(folder, {"estimator": ""})["estimator"]
+    if not name:
+        name = "LanguageModel" if isinstance(read_config(folder)[1], DecoderConfig) else "Seq2Seq"
     if name not in _ESTIMATORS:
         raise ModelDirectoryError(f"{folder / ESTIMATOR}: estimator={name!r} must be one of {', '.join(_ESTIMATORS)}")
     return _ESTIMATORS[name].load(folder, device=device)

@@ -9,14 +9,14 @@ from torch import nn
 import transfuse
 
 
-def model_card(model: nn.Module, results: dict[str, Any]) -> str:
-    """Markdown that says what the model is, how it scored on its held-out rows, and how to use it."""
+def model_card(title: str, model: nn.Module, results: dict[str, Any], example: list[str]) -> str:
+    """Markdown that says what the model is, how it scored on its held-out rows, and, by lines of Python, its use."""
     n_parameters = sum(weight.numel() for weight in model.parameters())
     lines = [
         "---",
         "library_name: transfuse",
         "---",
-        "# Encoder–decoder Transformer",
+        f"# {title}",
         "",
         f"{n_parameters:,} parameters, trained with transfuse {transfuse.__version__}.",
         "",
@@ -24,9 +24,7 @@ def model_card(model: nn.Module, results: dict[str, Any]) -> str:
         "## Use",
         "",
         "```python",
-        "from transfuse import Seq2Seq",
-        "",
-        'Seq2Seq.load("this-directory").predict(["a text"])',
+        *example,
         "```",
         "",
     ]
@@ -39,7 +37,7 @@ def _results(results: dict[str, Any]) -> list[str]:
     rows = [(score["name"], f"{score['value']:.2f}", score["signature"]) for score in results["held_out_metrics"]]
     rows.append(("cross-entropy, nats a token", f"{results['held_out_loss']:.4f}", ""))
     return [
-        f"## Measured on {results['held_out_rows']:,} held-out pairs",
+        f"## Measured on {results['held_out_rows']:,} held-out rows",
         "",
         "| what | value | signature |",
         "|---|---|---|",

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 import transfuse
@@ -20,46 +16,29 @@ from transfuse.data.batches import PairDataset, hold_out
 from transfuse.data.pairs import Columns, as_pairs, as_texts
 from transfuse.data.tokenizer import SPECIAL_IDS, Tokenizer, TokenizerConfig
 from transfuse.errors import (
-    CheckpointError,
     ConfigError,
     GenerationError,
     ModelDirectoryError,
-    ResumeWarning,
-    TrainingDiverged,
-    TrainingInterrupted,
     TruncatedWarning,
     UnseenCharactersWarning,
 )
-from transfuse.estimators.about import ESTIMATOR, read_about, tokenizer_values
-from transfuse.estimators.configured import ConfiguredEstimator
+from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about, tokenizer_values
+from transfuse.estimators.candidate import Candidate
 from transfuse.estimators.model_card import model_card
+from transfuse.estimators.trained import TrainedEstimator
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate
 from transfuse.metrics.text_scores import Score, check_metrics, score_texts
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
 from transfuse.pretrained.directory import load_model, save_model
+from transfuse.pretrained.hub import local_directory
 from transfuse.training.config import TrainingConfig
-from transfuse.training.lock import exclusive
 from transfuse.training.loop import mean_loss
-from transfuse.training.progress import with_progress
-from transfuse.training.run import Run, pick_device
+from transfuse.training.run import pick_device
 from transfuse.training.seq2seq import seq2seq_loss
 
-TOKENIZER = "tokenizer.json"
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """One of several outputs: its text, its score (higher is better), its log-probability, and whether it came to its
-    end rather than to the limit of tokens."""
-
-    text: str
-    score: float
-    log_probability: float
-    finished: bool
-
-
-class Seq2Seq(ConfiguredEstimator):
+class Seq2Seq(TrainedEstimator):
     """An encoder–decoder Transformer with its own BPE, trained on pairs of texts.
 
     `model`, `tokenizer`, `training` and `search` hold the settings of each part (their fields are parameters too:
@@ -113,23 +92,15 @@ class Seq2Seq(ConfiguredEstimator):
         Raises DataError for unusable rows, TrainingInterrupted, TrainingDiverged and CheckpointError as they say; the
         estimator is then what it was before.
         """
-        before = dict(self.__dict__)
-        try:
+        with self._unchanged_on_failure():
             self._fit(X, y, validation, resume)
-        except BaseException as error:
-            self.__dict__ = before
-            if self.run_dir is None and isinstance(error, TrainingInterrupted):
-                raise TrainingInterrupted(error.signal_number, error.step, None) from None
-            if self.run_dir is None and isinstance(error, TrainingDiverged):
-                raise TrainingDiverged(error.step, error.quantity, error.value, kept=False) from None
-            raise
         return self
 
     def _fit(
         self, X: Iterable[str], y: Iterable[str], validation: tuple[Iterable[str], Iterable[str]] | None, resume: bool
     ) -> None:
         self._check_settings()
-        seed = int(check_random_state(self.random_state).randint(2**31))
+        seed = self._seed()
         pairs = as_pairs(X, y, "X", "y")
         if validation is None:
             training, held_out = hold_out(pairs, self.validation_fraction, seed)
@@ -151,20 +122,12 @@ class Seq2Seq(ConfiguredEstimator):
             except GenerationError:
                 return math.nan
 
-        with ExitStack() as stack:
-            folder = Path(self.run_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="transfuse-")))
-            # the vocabulary asked for: the one learned follows from the data
-            identity = {"model": self.model.to_dict(), "data": data.fingerprint(), "validation": held.fingerprint()}
-            if self.training.select_by == "metric":
-                identity |= {"metric": self.metric, "search": self.search.to_dict()}
-            run = Run(
-                self.model_, data, seq2seq_loss, self.training, folder=folder, seed=seed, score=score, identity=identity
-            )
-            stack.enter_context(exclusive(folder))
-            _take_up(run, resume)
-            for _ in with_progress(run) if self.verbose else run.steps():
-                pass
-            self.results_ = run.finish()
+        # the vocabulary asked for: the one learned follows from the data
+        identity = {"model": self.model.to_dict(), "data": data.fingerprint(), "validation": held.fingerprint()}
+        if self.training.select_by == "metric":
+            identity |= {"metric": self.metric, "search": self.search.to_dict()}
+        with self._run_folder() as folder:
+            self.results_ = self._train(folder, data, seq2seq_loss, score, seed=seed, identity=identity, resume=resume)
         self._judge(held, held_out)
 
     def predict(self, X: Iterable[str]) -> list[str]:
@@ -210,11 +173,14 @@ class Seq2Seq(ConfiguredEstimator):
             "results": self.results_,
             "characters": self.characters_,
         }
+        config = self.model_.config
+        special = {"bos_token": config.start_id, "eos_token": config.end_id, "pad_token": config.pad_id}
+        example = ["from transfuse import Seq2Seq", "", 'Seq2Seq.load("this-directory").predict(["a text"])']
         beside = {
             TOKENIZER: self.tokenizer_.to_json(),
-            "tokenizer_config.json": json.dumps(tokenizer_values(self.model_.config, self.tokenizer_), indent=2),
+            TOKENIZER_CONFIG: json.dumps(tokenizer_values(self.tokenizer_, config.max_positions, **special), indent=2),
             ESTIMATOR: json.dumps(about, indent=2, ensure_ascii=False),
-            "README.md": model_card(self.model_, self.results_),
+            "README.md": model_card("Encoder–decoder Transformer", self.model_, self.results_, example),
         }
         save_model(self.model_, folder, beside)
         return folder
@@ -225,9 +191,11 @@ class Seq2Seq(ConfiguredEstimator):
 
         Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
         """
-        folder = Path(folder)
         on = pick_device(device)  # the caller's setting, so not an error of the directory
+        folder = local_directory(folder)
         model = load_model(folder)
+        if not isinstance(model, Seq2SeqModel):
+            raise ModelDirectoryError(f"{folder}: a {type(model).__name__}, expected an encoder–decoder")
         tokenizer = Tokenizer.load(folder / TOKENIZER)
         if model.config.n_target_tokens != model.config.vocab_size:
             raise ModelDirectoryError(
@@ -238,7 +206,7 @@ class Seq2Seq(ConfiguredEstimator):
             raise ModelDirectoryError(
                 f"{folder / TOKENIZER}: {len(tokenizer)} tokens, but the model has {model.config.vocab_size}"
             )
-        about = read_about(folder)
+        about = read_about(folder, COMMON | {"metric": "bleu", "characters": ""})
         try:
             estimator = cls(
                 model=model.config,
@@ -261,21 +229,15 @@ class Seq2Seq(ConfiguredEstimator):
 
     def _check_settings(self) -> None:
         """Raise ConfigError for settings that fit cannot work with."""
-        kinds = {"model": Seq2SeqConfig, "tokenizer": TokenizerConfig, "training": TrainingConfig}
-        for name, kind in (kinds | {"search": SearchConfig}).items():
-            if not isinstance(getattr(self, name), kind):
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be a {kind.__name__}")
+        self._check_common_settings(
+            {"model": Seq2SeqConfig, "tokenizer": TokenizerConfig, "training": TrainingConfig, "search": SearchConfig}
+        )
         check_metrics([self.metric])
-        pick_device(self.device)
         if self.model.n_target_tokens != self.model.vocab_size:
             raise ConfigError(
                 f"target_vocab_size={self.model.target_vocab_size} must be vocab_size={self.model.vocab_size}: "
                 "fit learns one vocabulary for both sides"
             )
-        if not 0 < self.validation_fraction < 1:
-            raise ConfigError(f"validation_fraction={self.validation_fraction} must be above 0 and below 1")
-        if isinstance(self.random_state, int) and not 0 <= self.random_state < 2**32:
-            raise ConfigError(f"random_state={self.random_state} must be at least 0 and below 2**32")
 
     def _dataset(self, pairs: Columns, name: str) -> PairDataset:
         sources, targets = (
@@ -330,14 +292,6 @@ class Seq2Seq(ConfiguredEstimator):
         flat = [one.ids for hypotheses in found for one in hypotheses]
         outputs = iter(self.tokenizer_.decode(flat))
         return [
-            [Candidate(next(outputs), one.score, one.log_probability, one.finished) for one in row] for row in found
+            [Candidate(next(outputs), one.score, one.log_probability, one.finished, one.loop) for one in row]
+            for row in found
         ]
-
-
-def _take_up(run: Run, resume: bool) -> None:
-    if not resume and run.checkpoints.steps():
-        raise CheckpointError(
-            f"{run.checkpoints.folder} holds checkpoints of an earlier run; resume it, or choose another folder"
-        )
-    if resume and not run.resume():
-        warnings.warn(f"nothing to resume in {run.checkpoints.folder}; starting anew", ResumeWarning, stacklevel=5)

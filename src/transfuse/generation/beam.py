@@ -6,6 +6,7 @@ Shapes: N sources, W beams, C = 2 W candidates, T tokens written.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from transfuse.errors import ConfigError
 from transfuse.generation.candidates import most_probable
 from transfuse.generation.config import SearchConfig
-from transfuse.generation.sequences import Hypothesis, Model, State, hypothesis, staying_rows
+from transfuse.generation.sequences import Hypothesis, Model, hypothesis, staying_rows
 
 
 @dataclass
@@ -36,8 +37,8 @@ class _Beams:
         self.finished = [self.finished[i] for i in staying.tolist()]
 
 
-def beam_search(model: Model, state: State, limits_N: Tensor, config: SearchConfig) -> list[list[Hypothesis]]:
-    """The `n_best` best sequences of each source, best first; `state` is a model's before its first step.
+def beam_search(model: Model, sources: Sequence[Sequence[int]], config: SearchConfig) -> list[list[Hypothesis]]:
+    """The `n_best` best sequences of each source, best first.
 
     A source is finished when it has `beams` finished sequences and no unfinished one scores higher as it stands, or at
     its limit of tokens, where unfinished sequences count as they are. Finished sources leave the batch.
@@ -46,9 +47,12 @@ def beam_search(model: Model, state: State, limits_N: Tensor, config: SearchConf
     n_tokens = int(model.config.n_target_tokens)
     if 2 * width > n_tokens:
         raise ConfigError(f"beams={width} must be at most half the vocabulary of {n_tokens}")
-    beams = _first_beams(limits_N)
+    limits = [model.n_tokens_allowed(source, config.max_tokens) for source in sources]
+    state, first_N = model.begin(sources)
+    beams = _first_beams(torch.tensor(limits, device=first_N.device))
     results: dict[int, list[Hypothesis]] = {}
-    ids_NW = torch.full((len(limits_N), 1), model.config.start_id, device=limits_N.device)
+    ids_NW = first_N[:, None]
+    end_ids = torch.tensor(model.config.end_ids, device=first_N.device)
     step = 0
     while len(beams.rows_N):
         hidden = model.hidden_step(ids_NW, state)
@@ -56,7 +60,7 @@ def beam_search(model: Model, state: State, limits_N: Tensor, config: SearchConf
         best, tokens = most_probable(model.output, hidden.flatten(0, 1), model.config, 2 * width)
         step += 1
         best_NWC = best.view(*ids_NW.shape, 2 * width)
-        parents_NW, ids_NW = _extend(beams, best_NWC, tokens, step, model.config.end_id, config)
+        parents_NW, ids_NW = _extend(beams, best_NWC, tokens, step, end_ids, config)
         leaving = _finished(beams, step, config.length_penalty)
         if step == 1:
             state.widen(width)
@@ -64,7 +68,7 @@ def beam_search(model: Model, state: State, limits_N: Tensor, config: SearchConf
             state.reorder(parents_NW)
         if leaving.any():
             for i in leaving.nonzero()[:, 0].tolist():
-                results[int(beams.rows_N[i])] = _best(beams, i, model.config.end_id, step, config)
+                results[int(beams.rows_N[i])] = _best(beams, i, model.config.end_ids, step, config)
             staying = staying_rows(leaving)
             ids_NW = ids_NW[staying]
             beams.select(staying)
@@ -85,15 +89,15 @@ def _first_beams(limits_N: Tensor) -> _Beams:
 
 
 def _extend(
-    beams: _Beams, best_NWC: Tensor, tokens: Tensor, step: int, end_id: int, config: SearchConfig
+    beams: _Beams, best_NWC: Tensor, tokens: Tensor, step: int, end_ids: Tensor, config: SearchConfig
 ) -> tuple[Tensor, Tensor]:
     """Advance every beam by a token; return the beams they continue and the tokens, both (N, W)."""
     width = config.beams
     log_p_NC, flat_NC = (best_NWC + beams.log_p_NW[:, :, None]).flatten(1).topk(2 * width)
     beam_NC = flat_NC // (2 * width)
     token_NC = tokens.view(len(best_NWC), -1).gather(1, flat_NC)
-    ends_NC = token_NC == end_id
-    _collect(beams, log_p_NC[:, :width], beam_NC, ends_NC[:, :width], step, config.length_penalty, end_id)
+    ends_NC = torch.isin(token_NC, end_ids)
+    _collect(beams, log_p_NC[:, :width], beam_NC, token_NC, ends_NC[:, :width], config.length_penalty)
     beams.log_p_NW, chosen_NW = log_p_NC.masked_fill(ends_NC, -math.inf).topk(width)
     beam_NW, ids_NW = beam_NC.gather(1, chosen_NW), token_NC.gather(1, chosen_NW)
     history = beams.ids_NWT.gather(1, beam_NW[:, :, None].expand(-1, -1, step - 1))
@@ -102,14 +106,15 @@ def _extend(
 
 
 def _collect(
-    beams: _Beams, log_p_NW: Tensor, beam_NC: Tensor, ends_NW: Tensor, step: int, length_penalty: float, end_id: int
+    beams: _Beams, log_p_NW: Tensor, beam_NC: Tensor, token_NC: Tensor, ends_NW: Tensor, length_penalty: float
 ) -> None:
     """Put the candidates that end among the finished sequences, of which the best stay."""
     ending = (ends_NW & log_p_NW.isfinite()).nonzero()
     width = log_p_NW.shape[1]
     for i, j in ending.tolist():
+        end_id = int(token_NC[i, j])
         ids = [*beams.ids_NWT[i, beam_NC[i, j]].tolist(), end_id]
-        pool = [*beams.finished[i], hypothesis(ids, float(log_p_NW[i, j]), end_id, length_penalty)]
+        pool = [*beams.finished[i], hypothesis(ids, float(log_p_NW[i, j]), [end_id], length_penalty)]
         beams.finished[i] = sorted(pool, key=lambda one: -one.score)[:width]
         if len(beams.finished[i]) == width:
             beams.worst_N[i] = beams.finished[i][-1].score
@@ -120,11 +125,11 @@ def _finished(beams: _Beams, step: int, length_penalty: float) -> Tensor:
     return hopeless | (step >= beams.limits_N)
 
 
-def _best(beams: _Beams, i: int, end_id: int, step: int, config: SearchConfig) -> list[Hypothesis]:
+def _best(beams: _Beams, i: int, end_ids: Sequence[int], step: int, config: SearchConfig) -> list[Hypothesis]:
     pool = list(beams.finished[i])
     if step >= int(beams.limits_N[i]):
         unfinished = zip(beams.log_p_NW[i].tolist(), beams.ids_NWT[i].tolist(), strict=True)
         pool += [
-            hypothesis(ids, log_p, end_id, config.length_penalty) for log_p, ids in unfinished if log_p > -math.inf
+            hypothesis(ids, log_p, end_ids, config.length_penalty) for log_p, ids in unfinished if log_p > -math.inf
         ]
     return sorted(pool, key=lambda one: -one.score)[: config.n_best]

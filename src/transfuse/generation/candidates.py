@@ -34,7 +34,7 @@ def most_probable(output: Callable[[Tensor], Tensor], hidden_ND: Tensor, config:
 
 def _most_probable(logits_NV: Tensor, config: Any, k: int) -> tuple[Tensor, Tensor]:
     log_p_NV = logits_NV.log_softmax(-1, dtype=torch.promote_types(logits_NV.dtype, torch.float32))
-    if log_p_NV[:, config.end_id].isnan().any():  # one number that is none makes its whole row so
+    if log_p_NV[:, 0].isnan().any():  # one number that is none makes its whole row so
         raise GenerationError("the model's scores for the next token are not numbers; its weights are damaged")
     log_p_NV[:, config.never_written] = -math.inf
     return largest(log_p_NV, k)

@@ -17,7 +17,10 @@ class SearchConfig(Config):
     function of `seed` and the row, so a row's sample does not depend on what it is batched with. A finished sequence's
     score is its log-probability over its length (end token counted) to the power `length_penalty`: 0 prefers short
     sequences, larger values longer ones. `n_best` sequences come back for each row. A sequence has at most `max_tokens`
-    tokens, by default twice its source's and 32 more. `batch_tokens` bounds sources × longest source of a batch.
+    tokens; by default twice its source's and 32 more for an encoder–decoder, and for a language model as many as its
+    positions allow. `batch_tokens` bounds rows × longest row of a batch, where a row of a language model is as long as
+    it may become. With `loop_repeats`, a sequence whose last tokens are that many times the same is cut after the first
+    of them, and the finding reported (`beams` = 1 only).
     """
 
     beams: int = 4
@@ -30,6 +33,7 @@ class SearchConfig(Config):
     seed: int = 0
     max_tokens: int | None = None
     batch_tokens: int = 2048
+    loop_repeats: int | None = None
 
     def __post_init__(self) -> None:
         self.check_types()
@@ -41,5 +45,9 @@ class SearchConfig(Config):
             raise ConfigError(f"top_p={self.top_p} must be at most 1")
         if self.sample and self.beams != 1:
             raise ConfigError(f"sample=True draws single sequences and needs beams=1, not beams={self.beams}")
+        if self.loop_repeats is not None and self.loop_repeats < 2:
+            raise ConfigError(f"loop_repeats={self.loop_repeats} must be at least 2: once is no repetition")
+        if self.loop_repeats is not None and self.beams != 1:
+            raise ConfigError(f"loop_repeats={self.loop_repeats} needs beams=1, not beams={self.beams}")
         if self.n_best > self.beams and not self.sample:
             raise ConfigError(f"n_best={self.n_best} must be at most beams={self.beams}")

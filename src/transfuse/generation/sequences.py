@@ -5,32 +5,40 @@ Shapes: B rows, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from transfuse.generation.candidates import most_probable
+from transfuse.generation.config import SearchConfig
+from transfuse.generation.loops import Loop, LoopFinder
 
 
 @dataclass(frozen=True)
 class Hypothesis:
     """A generated sequence: ids without start and end token, the sum of its tokens' log-probabilities (end token
-    included where it was reached), and that sum normalised for length."""
+    included where it was reached), and that sum normalised for length. `loop` is what the end was cut off for, where it
+    was."""
 
     ids: list[int]
     log_probability: float
     score: float
     finished: bool
+    loop: Loop | None = None
 
 
 class State(Protocol):
     """A model's memory between steps."""
 
     def select(self, rows: Tensor) -> None:
-        """Keep these sources."""
+        """Keep these rows."""
+
+
+class BeamState(State, Protocol):
+    """A memory that can hold several continuations of a row."""
 
     def widen(self, width: int) -> None:
         """Let every source have `width` beams, all continuations of the one it has."""
@@ -40,7 +48,7 @@ class State(Protocol):
 
 
 class Model(Protocol):
-    """What generation needs of a model; `Seq2SeqModel` is one."""
+    """What generation needs of a model; `Seq2SeqModel` and `DecoderModel` are two."""
 
     config: Any
 
@@ -53,8 +61,17 @@ class Model(Protocol):
     def modules(self) -> Iterator[Any]:
         """The model and all its parts."""
 
-    def start(self, source_BS: Tensor, keep_BS: Tensor) -> Any:
-        """The state before the first step, of one beam a source."""
+    def begin(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Tensor]:
+        """Read what is to be continued or translated; the state, and the token (B,) that comes first in each row."""
+
+    def n_tokens_allowed(self, prompt: Sequence[int], asked: int | None) -> int:
+        """Tokens that may be written for a prompt when `asked` are asked for (None: the model's own default)."""
+
+    def n_positions(self, prompt: Sequence[int], n_tokens: int) -> int:
+        """How long a row may become when `n_tokens` are written for a prompt."""
+
+    def cache_bytes(self, prompt: Sequence[int], n_tokens: int, beams: int) -> int:
+        """Bytes of keys and values that a prompt and `n_tokens` written for it come to."""
 
     def hidden_step(self, ids_BW: Tensor, state: Any) -> Tensor:
         """Feed a token a beam; the vectors (B, W, D) that `output` turns into logits of the next."""
@@ -82,33 +99,59 @@ class Greedy:
         return torch.zeros_like(rows_B)
 
 
-def write(model: Model, state: State, limits_B: Tensor, choose: Choose, length_penalty: float) -> list[Hypothesis]:
-    """Write one sequence a row until its end token or its limit of tokens; finished rows leave the batch."""
+@dataclass
+class Writing:
+    """A row's sequence as it grows."""
+
+    limit: int
+    loops: LoopFinder | None
+    ids: list[int] = field(default_factory=list)
+    log_p: float = 0.0
+    loop: Loop | None = None
+
+    def add(self, token: int, log_p: float, end_ids: Sequence[int]) -> bool:
+        """Add a token; whether the sequence is complete with it."""
+        self.ids.append(token)
+        self.log_p += log_p
+        if self.loops is not None:
+            self.loop = self.loops.push(token)
+        return token in end_ids or len(self.ids) >= self.limit or self.loop is not None
+
+    def hypothesis(self, end_ids: Sequence[int], length_penalty: float) -> Hypothesis:
+        """What was written, without what only repeats it."""
+        found = hypothesis(self.ids, self.log_p, end_ids, length_penalty)
+        if self.loop is None:
+            return found
+        return Hypothesis(self.ids[: self.loop.start], found.log_probability, found.score, False, self.loop)
+
+
+def write(
+    model: Model, prompts: Sequence[Sequence[int]], choose: Choose, config: SearchConfig
+) -> Iterator[list[tuple[int, Writing]]]:
+    """Write one sequence a row until its end token, its limit of tokens or a loop. After every step, yield the (row,
+    sequence) of those still being written and of those it completed, which then leave the batch."""
     k = min(choose.k or model.config.n_target_tokens, model.config.n_target_tokens)
-    start_id, end_id = model.config.start_id, model.config.end_id
-    rows = torch.arange(len(limits_B), device=limits_B.device)
-    ids = torch.full_like(rows, start_id)
-    log_p = torch.zeros(len(rows), device=rows.device)
-    written = torch.empty(len(rows), 0, dtype=torch.long, device=rows.device)
-    results: dict[int, Hypothesis] = {}
-    step = 0
+    end_ids = model.config.end_ids
+    limits = [model.n_tokens_allowed(prompt, config.max_tokens) for prompt in prompts]
+    written = [Writing(limit, LoopFinder(config.loop_repeats) if config.loop_repeats else None) for limit in limits]
+    state, ids = model.begin(prompts)
+    rows = torch.arange(len(prompts), device=ids.device)
     while len(rows):
         hidden = model.hidden_step(ids[:, None], state)[:, 0]
         scores, candidates = most_probable(model.output, hidden, model.config, k)
         chosen = choose(scores, rows)[:, None]
         ids = candidates.gather(1, chosen)[:, 0]
-        log_p = log_p + scores.gather(1, chosen)[:, 0]
-        step += 1
-        written = torch.cat([written, ids[:, None]], dim=1)
-        leaving = (ids == end_id) | (step >= limits_B)
-        if not leaving.any():
-            continue
-        for i in leaving.nonzero()[:, 0].tolist():
-            results[int(rows[i])] = hypothesis(written[i].tolist(), float(log_p[i]), end_id, length_penalty)
-        staying = staying_rows(leaving)
-        state.select(staying)
-        rows, ids, log_p, written, limits_B = (part[staying] for part in (rows, ids, log_p, written, limits_B))
-    return [results[row] for row in sorted(results)]
+        log_p = scores.gather(1, chosen)[:, 0].double()
+        growing = [(row, written[row]) for row in rows.tolist()]
+        ends = [
+            one.add(token, score, end_ids)
+            for (_, one), token, score in zip(growing, ids.tolist(), log_p.tolist(), strict=True)
+        ]
+        yield growing
+        if any(ends):
+            staying = staying_rows(torch.tensor(ends, device=rows.device))
+            state.select(staying)
+            rows, ids = rows[staying], ids[staying]
 
 
 def staying_rows(leaving_B: Tensor) -> Tensor:
@@ -119,8 +162,8 @@ def staying_rows(leaving_B: Tensor) -> Tensor:
     return rows
 
 
-def hypothesis(ids: list[int], log_probability: float, end_id: int, length_penalty: float) -> Hypothesis:
+def hypothesis(ids: list[int], log_probability: float, end_ids: Sequence[int], length_penalty: float) -> Hypothesis:
     """A hypothesis from written ids, the end token included where it was reached."""
-    finished = ids[-1] == end_id
+    finished = ids[-1] in end_ids
     score = log_probability / len(ids) ** length_penalty
     return Hypothesis(ids[:-1] if finished else ids, log_probability, score, finished)

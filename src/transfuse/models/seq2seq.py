@@ -6,7 +6,7 @@ with True = may attend.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from transfuse.config import Config
-from transfuse.errors import ConfigError
+from transfuse.errors import ConfigError, DataError
 from transfuse.nn.attention import Attention, check_heads
 from transfuse.nn.blocks import Block, BlockCache, Stack
+from transfuse.nn.cache import KeyValueCache
 from transfuse.nn.embeddings import TokenEmbedding
 from transfuse.nn.feed_forward import FeedForward
 from transfuse.nn.linear import Linear
@@ -100,6 +101,11 @@ class Seq2SeqConfig(Config):
         return self.target_vocab_size or self.vocab_size
 
     @property
+    def end_ids(self) -> tuple[int, ...]:
+        """Tokens that end a sequence."""
+        return (self.end_id,)
+
+    @property
     def never_written(self) -> list[int]:
         """Ids no output may hold: padding and start token, unless one of them also ends sequences."""
         return sorted({self.pad_id, self.start_id} - {self.end_id})
@@ -115,7 +121,7 @@ class DecoderState:
 
     def __init__(self, memory_BSD: Tensor, memory_keep_BS: Tensor, n_blocks: int) -> None:
         self.memory_BSD, self.memory_keep_BS, self.width = memory_BSD, memory_keep_BS, 1
-        self.caches = [BlockCache() for _ in range(n_blocks)]
+        self.caches = [BlockCache(KeyValueCache()) for _ in range(n_blocks)]
         self.seen_BWS = torch.empty(len(memory_BSD), 1, 0, dtype=torch.bool, device=memory_BSD.device)
 
     @property
@@ -126,7 +132,7 @@ class DecoderState:
     @property
     def n_bytes(self) -> int:
         """Bytes of keys and values held."""
-        return sum(cache.own.n_bytes + cache.cross.n_bytes for cache in self.caches)
+        return sum(cache.n_bytes for cache in self.caches)
 
     def widen(self, width: int) -> None:
         """Let every source have `width` beams, all continuations of the one it has."""
@@ -211,13 +217,40 @@ class Seq2SeqModel(nn.Module):
         """Encode the sources and return the state from which `step` writes one beam for each."""
         return DecoderState(self.encode(source_BS, keep_BS), keep_BS, len(self.decoder.blocks))
 
+    def begin(self, prompts: Sequence[Sequence[int]]) -> tuple[DecoderState, Tensor]:
+        """Encode source ids; return the state and the start token of each, (B,). Raises DataError for an empty row."""
+        lengths = torch.tensor([len(row) for row in prompts])
+        if not lengths.all():
+            raise DataError("a source has no tokens; every row needs at least one to attend to")
+        keep_BS = torch.arange(int(lengths.max())) < lengths[:, None]
+        source_BS = torch.full(keep_BS.shape, self.config.pad_id)
+        source_BS[keep_BS] = torch.tensor([i for row in prompts for i in row])
+        device = self.output.weight.device
+        first_B = torch.full((len(prompts),), self.config.start_id, device=device)
+        return self.start(source_BS.to(device), keep_BS.to(device)), first_B
+
+    def n_tokens_allowed(self, prompt: Sequence[int], asked: int | None) -> int:
+        """Tokens a translation may have: those asked for, or twice its source's and 32 more, within the positions."""
+        return min(2 * len(prompt) + 32 if asked is None else asked, self.config.max_positions)
+
+    def n_positions(self, prompt: Sequence[int], n_tokens: int) -> int:
+        """Positions that a source takes in a batch."""
+        return len(prompt)
+
+    def cache_bytes(self, prompt: Sequence[int], n_tokens: int, beams: int) -> int:
+        """Bytes of keys and values for a source and `beams` translations of `n_tokens`."""
+        c = self.config
+        own, cross = c.decoder_kv_heads or c.decoder_heads, c.cross_kv_heads or c.decoder_heads
+        numbers = 2 * c.decoder_layers * c.d_model // c.decoder_heads * (own * n_tokens * beams + cross * len(prompt))
+        return numbers * self.output.weight.element_size()
+
     def step(self, ids_BW: Tensor, state: DecoderState) -> Tensor:
         """Feed one token a beam; logits (B, W, V) of the next."""
         return self.output(self.hidden_step(ids_BW, state))
 
     def hidden_step(self, ids_BW: Tensor, state: DecoderState) -> Tensor:
         """Feed one token a beam; the decoder's vectors (B, W, D), before the output projection."""
-        x_BWD = self.target_embedding(ids_BW, state.n_positions, state.width)
+        x_BWD = self.target_embedding(ids_BW, torch.full(ids_BW.shape[1:], state.n_positions))
         return self.decoder(
             x_BWD,
             state.memory_BSD,

@@ -18,19 +18,22 @@ from torch.nn import functional as F
 from transfuse.errors import ConfigError
 from transfuse.nn.cache import KeyValueCache
 from transfuse.nn.dropout import Dropout
-from transfuse.nn.linear import Linear
+from transfuse.nn.linear import Linear, together
 from transfuse.nn.positions import Rotary
+from transfuse.nn.ragged import RaggedCache
 
 FUSED_FROM = 128 * 128
 """On a CPU, query positions × key positions from which the fused kernel beats two matrix products."""
 
 
 class Attention(nn.Module):
-    """Attention with `n_heads` query heads over `n_kv_heads` key/value heads, each `d_model // n_heads` wide.
+    """Attention with `n_heads` query heads over `n_kv_heads` key/value heads, each `d_head` (by default
+    `d_model // n_heads`) wide.
 
     `n_kv_heads == n_heads` (the default) is multi-head, 1 is multi-query, anything between grouped-query. Query head h
     reads key/value head `h // (n_heads // n_kv_heads)`: neighbours share. `causal` lets position t see keys up to t;
-    `rotary` turns queries and keys by their position (self-attention only).
+    `rotary` turns queries and keys by their position (self-attention only). `bias` is that of queries, keys and values,
+    `out_bias` (by default the same) that of the output.
     """
 
     def __init__(
@@ -39,21 +42,23 @@ class Attention(nn.Module):
         n_heads: int,
         n_kv_heads: int | None = None,
         *,
+        d_head: int | None = None,
         bias: bool = True,
+        out_bias: bool | None = None,
         causal: bool = False,
         dropout: float = 0.0,
         rotary: Rotary | None = None,
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-        check_heads(d_model, n_heads, n_kv_heads)
-        self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_model // n_heads
+        check_heads(d_model, n_heads, n_kv_heads, d_head)
+        self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_head or d_model // n_heads
         self.causal = causal
         self.rotary = rotary
-        self.query = Linear(d_model, d_model, bias=bias)
+        self.query = Linear(d_model, n_heads * self.d_head, bias=bias)
         self.key = Linear(d_model, n_kv_heads * self.d_head, bias=bias)
         self.value = Linear(d_model, n_kv_heads * self.d_head, bias=bias)
-        self.out = Linear(d_model, d_model, bias=bias)
+        self.out = Linear(n_heads * self.d_head, d_model, bias=bias if out_bias is None else out_bias)
         self.dropout = Dropout(dropout)
 
     def forward(
@@ -62,17 +67,32 @@ class Attention(nn.Module):
         memory_BSD: Tensor | None = None,
         *,
         keep: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: KeyValueCache | RaggedCache | None = None,
     ) -> Tensor:
         """Attend from `x` to itself, or to `memory` when given; (B, T, D) comes back.
 
         `keep` is (B, S), or (B, T, S) where it depends on the query. With a `cache`, self-attention appends `x`'s keys
         and values and attends to all that it holds; cross-attention fills it from `memory` at the first call and reads
-        it ever after.
+        it ever after. A `RaggedCache` says which row each of `x`'s tokens continues; causal self-attention only.
         """
-        q_BHTK, k_BGSK, v_BGSK = self._project(x_BTD, memory_BSD, cache)
-        heads_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, keep=keep, causal=self.causal, dropout=self.dropout)
-        return self.out(heads_BHTK.transpose(1, 2).reshape(x_BTD.shape))
+        if isinstance(cache, RaggedCache):
+            heads_BHTK = self._ragged(x_BTD, cache)
+        else:
+            q_BHTK, k_BGSK, v_BGSK = self._project(x_BTD, memory_BSD, cache)
+            heads_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, keep=keep, causal=self.causal, dropout=self.dropout)
+        return self.out(heads_BHTK.transpose(1, 2).flatten(2))
+
+    def _ragged(self, x_1ND: Tensor, cache: RaggedCache) -> Tensor:
+        q_1HNK, k_1GNK, v_1GNK = self._project(x_1ND, None, None, cache.rows.positions)
+        cache.append(k_1GNK, v_1GNK)
+        parts = []
+        for part in cache.rows.parts:
+            # the tokens of equally many queries in each of the part's rows
+            q_HNK = q_1HNK[0, :, part.tokens]
+            q_BHTK = q_HNK.reshape(len(q_HNK), -1, part.n_queries, self.d_head).transpose(0, 1)
+            heads_BHTK = attend(q_BHTK, *cache.read(part), keep=part.keep_BS, causal=True)
+            parts.append(heads_BHTK.transpose(0, 1).flatten(1, 2))
+        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))[None]
 
     def weights(self, x_BTD: Tensor, memory_BSD: Tensor | None = None, *, keep: Tensor | None = None) -> Tensor:
         """The attention weights themselves, (B, H, T, S); each row sums to 1."""
@@ -80,16 +100,22 @@ class Attention(nn.Module):
         return _weights(q_BHTK, k_BGSK, keep, self.causal).flatten(1, 2)
 
     def _project(
-        self, x_BTD: Tensor, memory_BSD: Tensor | None, cache: KeyValueCache | None
+        self,
+        x_BTD: Tensor,
+        memory_BSD: Tensor | None,
+        cache: KeyValueCache | None,
+        positions_T: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         if memory_BSD is not None:
             return self._split(self.query(x_BTD), self.n_heads), *self._memory_heads(memory_BSD, cache)
-        q_BHTK = self._split(self.query(x_BTD), self.n_heads)
-        k_BGTK = self._split(self.key(x_BTD), self.n_kv_heads)
-        v_BGTK = self._split(self.value(x_BTD), self.n_kv_heads)
+        q_BTD, k_BTD, v_BTD = together((self.query, self.key, self.value), x_BTD)
+        q_BHTK = self._split(q_BTD, self.n_heads)
+        k_BGTK, v_BGTK = self._split(k_BTD, self.n_kv_heads), self._split(v_BTD, self.n_kv_heads)
         if self.rotary is not None:
-            start, width = (0, 1) if cache is None else (cache.n_positions, cache.width)
-            q_BHTK, k_BGTK = self.rotary(q_BHTK, start, width), self.rotary(k_BGTK, start, width)
+            if positions_T is None:
+                T = x_BTD.shape[1]
+                positions_T = torch.arange(T) if cache is None else cache.positions(T)
+            q_BHTK, k_BGTK = self.rotary(q_BHTK, positions_T), self.rotary(k_BGTK, positions_T)
         if cache is not None:
             k_BGTK, v_BGTK = cache.append(k_BGTK, v_BGTK)
         return q_BHTK, k_BGTK, v_BGTK
@@ -97,8 +123,8 @@ class Attention(nn.Module):
     def _memory_heads(self, memory_BSD: Tensor, cache: KeyValueCache | None) -> tuple[Tensor, Tensor]:
         if cache is not None and len(cache):
             return cache.read()
-        k_BGSK = self._split(self.key(memory_BSD), self.n_kv_heads)
-        v_BGSK = self._split(self.value(memory_BSD), self.n_kv_heads)
+        k_BSD, v_BSD = together((self.key, self.value), memory_BSD)
+        k_BGSK, v_BGSK = self._split(k_BSD, self.n_kv_heads), self._split(v_BSD, self.n_kv_heads)
         # read at every later step, so laid out for the reads once
         return (k_BGSK, v_BGSK) if cache is None else cache.append(k_BGSK.contiguous(), v_BGSK.contiguous())
 
@@ -106,9 +132,9 @@ class Attention(nn.Module):
         return x_BTD.view(*x_BTD.shape[:2], n_heads, self.d_head).transpose(1, 2)
 
 
-def check_heads(d_model: int, n_heads: int, n_kv_heads: int) -> None:
-    """Raise ConfigError unless the three sizes fit together."""
-    if n_heads < 1 or d_model % n_heads:
+def check_heads(d_model: int, n_heads: int, n_kv_heads: int, d_head: int | None = None) -> None:
+    """Raise ConfigError unless the sizes fit together."""
+    if n_heads < 1 or (d_head is None and d_model % n_heads):
         raise ConfigError(f"d_model={d_model} must be a multiple of n_heads={n_heads}")
     if n_kv_heads < 1 or n_heads % n_kv_heads:
         raise ConfigError(f"n_heads={n_heads} must be a multiple of n_kv_heads={n_kv_heads}")
@@ -151,8 +177,7 @@ def _weights(q_BHTK: Tensor, k_BGSK: Tensor, keep: Tensor | None, causal: bool) 
     scores = (folded @ k_BGSK.transpose(2, 3)).view(B, G, H // G, T, S)
     allowed = _allowed(keep, causal and T > 1, T, S, q_BHTK.device)
     if allowed is not None:
-        bias = torch.zeros(allowed.shape, dtype=scores.dtype, device=scores.device)
-        scores = scores + bias.masked_fill_(~allowed, -math.inf).unsqueeze(1)
+        scores = scores + torch.where(allowed, 0.0, -math.inf).to(scores.dtype).unsqueeze(1)
     return scores.softmax(-1)
 
 

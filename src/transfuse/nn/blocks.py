@@ -6,6 +6,7 @@ Shapes: B rows, T positions, S memory positions, D d_model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
@@ -13,14 +14,22 @@ from transfuse.errors import DataError
 from transfuse.nn.attention import Attention
 from transfuse.nn.cache import KeyValueCache
 from transfuse.nn.dropout import Dropout
+from transfuse.nn.ragged import RaggedCache
+
+Own = TypeVar("Own", KeyValueCache, RaggedCache)
 
 
-class BlockCache:
-    """What one block keeps between decoding steps: its own keys and values, and the memory's."""
+class BlockCache(Generic[Own]):
+    """What one block keeps between decoding steps: its `own` keys and values, and the memory's."""
 
-    def __init__(self) -> None:
-        self.own = KeyValueCache()
+    def __init__(self, own: Own) -> None:
+        self.own: Own = own
         self.cross = KeyValueCache()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of keys and values held."""
+        return self.own.n_bytes + self.cross.n_bytes
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows."""
@@ -61,7 +70,7 @@ class Block(nn.Module):
         *,
         keep: Tensor | None = None,
         memory_keep: Tensor | None = None,
-        cache: BlockCache | None = None,
+        cache: BlockCache[Any] | None = None,
     ) -> Tensor:
         """(B, T, D) to (B, T, D). `memory` is read by cross-attention; masks are True = may attend."""
         own = None if cache is None else cache.own
@@ -97,7 +106,7 @@ class Stack(nn.Module):
         *,
         keep: Tensor | None = None,
         memory_keep: Tensor | None = None,
-        cache: Sequence[BlockCache] | None = None,
+        cache: Sequence[BlockCache[Any]] | None = None,
     ) -> Tensor:
         """(B, T, D) to (B, T, D); `cache` holds one `BlockCache` a block."""
         for i, block in enumerate(self.blocks):

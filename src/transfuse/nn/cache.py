@@ -42,6 +42,10 @@ class KeyValueCache:
             return 0
         return sum(part.numel() * part.element_size() for part in self.read())
 
+    def positions(self, n_tokens: int) -> Tensor:
+        """Where the next `n_tokens` keys stand, (T,)."""
+        return self.n_positions + torch.arange(n_tokens) // self.width
+
     def append(self, k_BGTK: Tensor, v_BGTK: Tensor) -> tuple[Tensor, Tensor]:
         """Add T keys and values; return all keys and all values held, each (B, G, S, K)."""
         start, stop = self._length, self._length + k_BGTK.shape[2]

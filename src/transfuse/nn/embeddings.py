@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,11 +29,11 @@ class TokenEmbedding(nn.Module):
         self.scale = math.sqrt(token.embedding_dim) if scale else 1.0
         self.dropout = Dropout(dropout)
 
-    def forward(self, ids_BT: Tensor, start: int = 0, width: int = 1) -> Tensor:
-        """Ids (B, T) to vectors (B, T, D), `width` tokens a position, the first at position `start`."""
+    def forward(self, ids_BT: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Ids (B, T) to vectors (B, T, D). `positions` is (T,) or (B, T), by default 0 to T - 1."""
         x_BTD = F.embedding(ids_BT, self.token.weight)
         if self.scale != 1.0:
             x_BTD = x_BTD * self.scale
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(start, start + ids_BT.shape[1] // width).repeat_interleave(width, dim=0)
+            x_BTD = x_BTD + self.positions(torch.arange(ids_BT.shape[1]) if positions is None else positions)
         return self.dropout(x_BTD)

@@ -6,15 +6,21 @@ Shapes: B rows, T positions, D d_model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from transfuse.nn.dropout import Dropout
-from transfuse.nn.linear import Linear
+from transfuse.nn.linear import Linear, together
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
-"""Names a config may use for the nonlinearity; `silu` is also called swish."""
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "silu": F.silu,
+}
+"""Names a config may use for the nonlinearity; `silu` is also called swish, `gelu_tanh` gelu_new."""
 
 
 class FeedForward(nn.Module):
@@ -32,7 +38,7 @@ class FeedForward(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[activation]
+        self.activation_name, self.activation = activation, ACTIVATIONS[activation]
         self.up = Linear(d_model, d_hidden, bias=bias)
         self.gate = Linear(d_model, d_hidden, bias=bias) if gated else None
         self.down = Linear(d_hidden, d_model, bias=bias)
@@ -40,8 +46,11 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D), every position by itself."""
-        if self.gate is None:
-            hidden = self.activation(self.up(x_BTD))
+        if self.gate is not None:
+            gate, up = together((self.gate, self.up), x_BTD)
+            hidden = self.activation(gate) * up
+        elif self.activation_name == "relu":
+            hidden = self.up(x_BTD, "relu")
         else:
-            hidden = self.activation(self.gate(x_BTD)) * self.up(x_BTD)
+            hidden = self.activation(self.up(x_BTD))
         return self.down(self.dropout(hidden))

@@ -9,10 +9,10 @@ resumed run makes the same one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +26,39 @@ CHUNK_NUMBERS = 1 << 20
 class Linear(nn.Linear):
     """`torch.nn.Linear` with its forward and backward products made by `linear`."""
 
-    _packed: Tensor | None = None
-    """The weight in oneDNN's own layout, inside `packed`."""
+    _packs = False
+    """Whether `packed` is in force for this layer."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., d_in) to (..., d_out)."""
-        packed = self._packed
-        if packed is not None and x.numel():
-            return _product(x, packed, self.bias)
-        return linear(x, self.weight, self.bias)
+    _own: Packed | None = None
+    _group: Packed | None = None
+    """This layer's weight, and that of the group it leads, in oneDNN's own layout; made when they are first needed."""
+
+    def forward(self, x: Tensor, activation: Literal["none", "relu"] = "none") -> Tensor:
+        """(..., d_in) to (..., d_out), with the activation applied on the way where one is named."""
+        if self._packs and x.numel():
+            self._own = self._own or Packed([self])
+            return _product(x, self._own.weight, self._own.bias, activation)
+        y = linear(x, self.weight, self.bias)
+        return y.relu() if activation == "relu" else y
+
+
+class Packed:
+    """Weights (one below the other) and biases of linear layers, laid out for oneDNN's products."""
+
+    def __init__(self, layers: Sequence[Linear]) -> None:
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(_joined([layer.weight for layer in layers]), None)
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        self.bias = _joined(biases) if biases else None
+
+
+def together(layers: Sequence[Linear], x: Tensor) -> Sequence[Tensor]:
+    """What each of `layers`, all with a bias or all without, makes of `x`: in one product where they are `packed`."""
+    first = layers[0]
+    if not first._packs or not x.numel():
+        return [layer(x) for layer in layers]
+    first._group = first._group or Packed(layers)
+    widths = [layer.out_features for layer in layers]
+    return torch.split(_product(x, first._group.weight, first._group.bias), widths, dim=-1)
 
 
 @contextmanager
@@ -44,15 +68,18 @@ def packed(modules: Iterable[nn.Module]) -> Iterator[None]:
 
     The weights must not change inside, and take their memory twice.
     """
-    linears = [part for part in modules if isinstance(part, Linear)]
-    parts = [part for part in linears if _goes_to_onednn(part.weight) and part._packed is None]
+    parts = [part for part in modules if isinstance(part, Linear) and _goes_to_onednn(part.weight) and not part._packs]
     try:
         for part in parts:
-            part._packed = torch.ops.mkldnn._reorder_linear_weight(part.weight.detach(), None)
+            part._packs = True
         yield
     finally:
         for part in parts:
-            part._packed = None
+            part._packs, part._own, part._group = False, None, None
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0].detach() if len(parts) == 1 else torch.cat([part.detach() for part in parts])
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -82,8 +109,8 @@ def prefers_onednn() -> bool:
         return False
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
 
 
 class _OneDNNLinear(torch.autograd.Function):

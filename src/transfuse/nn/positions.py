@@ -1,14 +1,19 @@
 """Where a token stands: sinusoidal, learned and rotary positions.
 
-Shapes: B rows, T positions, D d_model, H heads, K head width.
+Positions are integers counted from 0 and need not be neighbours: beams side by side stand at one position, rows of
+unequal length each at their own.
+
+Shapes: B rows, T tokens, P positions of a table, D d_model, H heads, K head width.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from transfuse.errors import ConfigError, DataError
 
@@ -26,14 +31,15 @@ class Sinusoidal(nn.Module):
         if d_model % 2:
             raise ConfigError(f"d_model={d_model} must be even for sinusoidal positions")
         self.d_model, self.offset, self.closed = d_model, offset, closed
-        self.register_buffer("table_TD", self._table(256), persistent=False)
-        self.table_TD: Tensor
+        self.register_buffer("table_PD", self._table(256), persistent=False)
+        self.table_PD: Tensor
 
-    def forward(self, start: int, stop: int) -> Tensor:
-        """Vectors of positions `start` to `stop` - 1, (T, D)."""
-        if stop > len(self.table_TD):
-            self.table_TD = self._table(2 * stop).to(self.table_TD)
-        return self.table_TD[start:stop]
+    def forward(self, positions: Tensor) -> Tensor:
+        """Vectors of `positions`, whose shape gets a last axis D."""
+        stop = int(positions.max()) + 1
+        if stop > len(self.table_PD):
+            self.table_PD = self._table(2 * stop).to(self.table_PD)
+        return self.table_PD[positions]
 
     def _table(self, n_positions: int) -> Tensor:
         # fairseq and M2M100 compute theirs in float32 throughout; at position 500 that moves an angle by 3e-5
@@ -52,11 +58,34 @@ class Learned(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(max_positions, d_model))
 
-    def forward(self, start: int, stop: int) -> Tensor:
-        """Vectors of positions `start` to `stop` - 1, (T, D). Raises DataError past the last position."""
+    def forward(self, positions: Tensor) -> Tensor:
+        """Vectors of `positions`, whose shape gets a last axis D. Raises DataError past the last position."""
+        stop = int(positions.max()) + 1
         if stop > len(self.weight):
             raise DataError(f"a sequence of {stop} tokens, but the model has {len(self.weight)} positions")
-        return self.weight[start:stop]
+        return F.embedding(positions.to(self.weight.device), self.weight)
+
+
+@dataclass(frozen=True)
+class RotaryScaling:
+    """Llama 3's stretching of rotary positions to a longer context than the model was first trained for.
+
+    Wavelengths above `original_positions / low` grow by `factor`, those below `original_positions / high` stay, and
+    between the two lies a linear passage. With `low == high == None` all grow ("linear" scaling, arXiv 2306.15595).
+    """
+
+    factor: float
+    original_positions: int | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def apply(self, frequencies: Tensor) -> Tensor:
+        """Scaled angles a position, of any shape."""
+        if self.original_positions is None or self.low is None or self.high is None:
+            return frequencies / self.factor
+        turns = self.original_positions * frequencies / (2 * math.pi)  # of each pair over the original context
+        kept = ((turns - self.low) / (self.high - self.low)).clamp(0, 1)
+        return frequencies * (kept + (1 - kept) / self.factor)
 
 
 class Rotary(nn.Module):
@@ -65,18 +94,28 @@ class Rotary(nn.Module):
     Coordinate i is paired with i + K / 2, the layout of `transformers`; dot products then depend on distance alone.
     """
 
-    def __init__(self, d_head: int, base: float = 10_000.0) -> None:
+    def __init__(self, d_head: int, base: float = 10_000.0, scaling: RotaryScaling | None = None) -> None:
         super().__init__()
         if d_head % 2:
             raise ConfigError(f"d_head={d_head} must be even for rotary positions")
-        self.d_head, self.base = d_head, base
+        self.d_head, self.base, self.scaling = d_head, base, scaling
+        self._tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def forward(self, x_BHTK: Tensor, start: int = 0, width: int = 1) -> Tensor:
-        """`x` turned, its first `width` tokens standing at position `start`, the next at the one after it, and so on;
-        same shape and dtype."""
-        exponents = torch.arange(0, self.d_head, 2, dtype=torch.float64) / self.d_head
-        positions = start + torch.arange(x_BHTK.shape[2]) // width
-        angles = positions[:, None] * self.base**-exponents
-        cos, sin = angles.cos().to(x_BHTK), angles.sin().to(x_BHTK)
+    def forward(self, x_BHTK: Tensor, positions_T: Tensor) -> Tensor:
+        """`x` turned by the position of each of its T tokens; same shape and dtype."""
+        cos_PK, sin_PK = self._table(int(positions_T.max()) + 1, x_BHTK)
+        cos, sin = cos_PK[positions_T], sin_PK[positions_T]
         first, second = x_BHTK.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+    def _table(self, n_positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of at least `n_positions` positions, (P, K / 2), in the dtype and place of `like`."""
+        table = self._tables.get((like.device, like.dtype))
+        if table is None or len(table[0]) < n_positions:
+            frequencies = self.base ** -(torch.arange(0, self.d_head, 2, dtype=torch.float64) / self.d_head)
+            if self.scaling is not None:
+                frequencies = self.scaling.apply(frequencies)
+            angles = torch.arange(2 * n_positions, dtype=torch.float64)[:, None] * frequencies
+            table = angles.cos().to(like), angles.sin().to(like)
+            self._tables[like.device, like.dtype] = table
+        return table

@@ -5,7 +5,6 @@ Both have the same weight names; M2M100 closes each stack with a norm, Marian ad
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 
 from transfuse.errors import ConfigError, ModelDirectoryError
-from transfuse.models.seq2seq import Seq2SeqConfig
+from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
 from transfuse.pretrained.family import Family
-from transfuse.pretrained.renames import Rename
+from transfuse.pretrained.renames import Rename, renamed_error
 
 _ATTENTION = [("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")]
 _PARTS = [
@@ -151,10 +150,7 @@ def _checked(**fields: Any) -> Seq2SeqConfig:
     try:
         return Seq2SeqConfig(**fields)
     except ConfigError as error:
-        message = str(error)
-        for ours, theirs in _FIELDS.items():
-            message = re.sub(rf"\b{ours}=", f"{theirs}=", message)
-        raise ModelDirectoryError(message) from error
+        raise renamed_error(error, _FIELDS) from error
 
 
 def _add_zero_bias(config: Seq2SeqConfig, weights: dict[str, Tensor]) -> None:
@@ -191,6 +187,7 @@ def _drop_copies(config: Seq2SeqConfig, weights: dict[str, Tensor]) -> None:
 MARIAN = Family(
     model_type="marian",
     architecture="MarianMTModel",
+    model=Seq2SeqModel,
     expresses=lambda c: (
         _plain(c)
         and not c.norm_first
@@ -208,6 +205,7 @@ MARIAN = Family(
 M2M100 = Family(
     model_type="m2m_100",
     architecture="M2M100ForConditionalGeneration",
+    model=Seq2SeqModel,
     expresses=lambda c: (
         _plain(c)
         and c.norm_first
@@ -220,7 +218,6 @@ M2M100 = Family(
     values=_common_values,
     config=_m2m100_config,
     table=_table,
-    complete=lambda config, weights: None,
     reduce=_drop_copies,
 )
 """M2M100 translation models (and every pre-norm model trained here with fairseq's positions)."""

@@ -10,41 +10,68 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from transfuse.durable import flush, flush_folder
 from transfuse.errors import ConfigError, ModelDirectoryError
+from transfuse.models.decoder import DecoderConfig, DecoderModel
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
 from transfuse.pretrained.bart_shaped import M2M100, MARIAN
-from transfuse.pretrained.own import OWN
+from transfuse.pretrained.family import Family
+from transfuse.pretrained.gpt2 import GPT2
+from transfuse.pretrained.llama_shaped import LLAMA, MISTRAL, QWEN2
+from transfuse.pretrained.own import OWN_DECODER, OWN_SEQ2SEQ
 from transfuse.pretrained.renames import to_ours, to_theirs
+from transfuse.pretrained.weights import INDEX, WEIGHTS, read_weights
 
-CONFIG, WEIGHTS, GENERATION = "config.json", "model.safetensors", "generation_config.json"
+CONFIG, GENERATION = "config.json", "generation_config.json"
 COMMITTED = ".saved"
 """Where files lie between the moment they are all written and the moment they are all in place."""
 
-FAMILIES = (MARIAN, M2M100, OWN)
-"""Every family, in the order in which a config looks for one that has its architecture."""
+FAMILIES: dict[type, tuple[Family[Any], ...]] = {
+    Seq2SeqConfig: (MARIAN, M2M100, OWN_SEQ2SEQ),
+    DecoderConfig: (LLAMA, MISTRAL, QWEN2, GPT2, OWN_DECODER),
+}
+"""Every family of a kind of model, in the order in which a config looks for one that has its architecture."""
 
 
-def save_model(model: Seq2SeqModel, folder: Path, beside: Mapping[str, str] | None = None) -> None:
+@dataclass(frozen=True)
+class Origin:
+    """The form a directory has: its `model_type` and the dtype of its weights."""
+
+    model_type: str
+    dtype: torch.dtype
+
+
+def save_model(
+    model: Seq2SeqModel | DecoderModel,
+    folder: Path,
+    beside: Mapping[str, str] | None = None,
+    origin: Origin | None = None,
+) -> None:
     """Write `model`, and `beside` (file name to text), into `folder`, in the form `transformers` reads where it has
-    the architecture. Raises ModelDirectoryError, saying what the folder holds then, if the disk refuses."""
-    family = next(family for family in FAMILIES if family.expresses(model.config))
-    weights = {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
+    the architecture: that of `origin` if it has it too, and in its dtype.
+
+    Raises ModelDirectoryError, saying what the folder holds then, if the disk refuses.
+    """
+    able = [family for family in FAMILIES[type(model.config)] if family.expresses(model.config)]
+    family = next((family for family in able if origin and family.model_type == origin.model_type), able[0])
+    dtype = origin.dtype if origin else model.output.weight.dtype
+    weights = {name: weight.detach().to(dtype).contiguous() for name, weight in model.named_parameters()}
     if table := family.table(model.config):
         weights = to_theirs(table, weights)
     family.complete(model.config, weights)
     values = {
         "model_type": family.model_type,
         "architectures": [family.architecture],
-        "dtype": str(model.output.weight.dtype).removeprefix("torch."),
+        "dtype": str(dtype).removeprefix("torch."),
         **family.values(model.config),
     }
     texts = {
@@ -78,29 +105,20 @@ def _finish_saving(folder: Path) -> None:
     try:
         for path in committed.iterdir():
             path.replace(folder / path.name)
+        (folder / INDEX).unlink(missing_ok=True)  # of shards that were here before: the weights are in one file now
         committed.rmdir()
         flush(folder)
     except OSError as error:
         raise ModelDirectoryError(f"cannot move {committed}/* to {folder}: {error}; move them yourself") from error
 
 
-def load_model(folder: Path) -> Seq2SeqModel:
-    """The model of a directory, in evaluation mode, in float32.
+def load_model(folder: Path, dtype: torch.dtype | None = None) -> Seq2SeqModel | DecoderModel:
+    """The model of a directory, in evaluation mode, in `dtype` (by default torch's: float32).
 
     Raises ModelDirectoryError naming file and rule when something is missing, damaged, unknown or contradictory.
     """
-    values = read_json(folder / CONFIG)
-    family = next((family for family in FAMILIES if family.model_type == values.get("model_type")), None)
-    if family is None:
-        known = ", ".join(family.model_type for family in FAMILIES)
-        raise ModelDirectoryError(
-            f"{folder / CONFIG}: model_type={values.get('model_type')!r} is not an encoder–decoder known here ({known})"
-        )
-    try:
-        config = family.config(values)
-    except (ConfigError, ModelDirectoryError) as error:
-        raise ModelDirectoryError(f"{folder / CONFIG}: {error}") from error
-    weights = _read_weights(folder)
+    family, config = read_config(folder)
+    weights = read_weights(folder)
     unknown: list[str] = []
     if table := family.table(config):
         try:
@@ -109,13 +127,38 @@ def load_model(folder: Path) -> Seq2SeqModel:
             raise ModelDirectoryError(f"{folder / WEIGHTS}: {error}") from error
         weights, unknown = to_ours(table, weights)
     with torch.device("meta"):
-        model = Seq2SeqModel(config)
+        model = family.model(config)
     _check(folder / WEIGHTS, model, weights, unknown)
-    model = Seq2SeqModel(config)
+    model = family.model(config).to(dtype or torch.get_default_dtype())
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
-    return model.eval()
+            parameter.copy_(weights.pop(name))
+    return model.eval()  # type: ignore[return-value]
+
+
+def read_origin(folder: Path) -> Origin:
+    """The form of a directory. Raises ModelDirectoryError as `load_model` does."""
+    values = read_json(folder / CONFIG)
+    name = values.get("dtype") or values.get("torch_dtype") or "float32"
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ModelDirectoryError(f"{folder / CONFIG}: dtype={name!r} is not a kind of floating-point number")
+    return Origin(read_config(folder)[0].model_type, dtype)
+
+
+def read_config(folder: Path) -> tuple[Family[Any], Any]:
+    """The family of a directory and its config. Raises ModelDirectoryError as `load_model` does."""
+    values = read_json(folder / CONFIG)
+    known = {family.model_type: family for families in FAMILIES.values() for family in families}
+    family = known.get(str(values.get("model_type")))
+    if family is None:
+        raise ModelDirectoryError(
+            f"{folder / CONFIG}: model_type={values.get('model_type')!r} is not known here ({', '.join(known)})"
+        )
+    try:
+        return family, family.config(values)
+    except (ConfigError, ModelDirectoryError) as error:
+        raise ModelDirectoryError(f"{folder / CONFIG}: {error}") from error
 
 
 def read_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -136,19 +179,7 @@ def read_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, An
     return values
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
-    if not path.is_file():
-        pickled = sorted(folder.glob("*.bin"))
-        reason = f"; {pickled[0].name} is a pickle, which can run any code and is not read" if pickled else ""
-        raise ModelDirectoryError(f"{folder}: no {WEIGHTS} in it{reason}")
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ModelDirectoryError(f"{path}: damaged or truncated ({error})") from error
-
-
-def _check(path: Path, model: Seq2SeqModel, weights: Mapping[str, Tensor], unknown: list[str]) -> None:
+def _check(path: Path, model: nn.Module, weights: Mapping[str, Tensor], unknown: list[str]) -> None:
     expected = dict(model.named_parameters())
     unknown = unknown + sorted(set(weights) - set(expected))
     missing = sorted(set(expected) - set(weights))
@@ -164,12 +195,13 @@ def _check(path: Path, model: Seq2SeqModel, weights: Mapping[str, Tensor], unkno
             )
 
 
-def _generation_values(config: Seq2SeqConfig) -> dict[str, Any]:
-    return {
-        "decoder_start_token_id": config.start_id,
+def _generation_values(config: Seq2SeqConfig | DecoderConfig) -> dict[str, Any]:
+    values = {
         "bos_token_id": config.start_id,
-        "eos_token_id": config.end_id,
-        "pad_token_id": config.pad_id,
+        "eos_token_id": list(config.end_ids) if len(config.end_ids) > 1 else config.end_ids[0],
         "bad_words_ids": [[token] for token in config.never_written] or None,
         "max_length": config.max_positions,
     }
+    if isinstance(config, Seq2SeqConfig):
+        values |= {"decoder_start_token_id": config.start_id, "pad_token_id": config.pad_id}
+    return values

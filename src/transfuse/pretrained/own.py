@@ -1,32 +1,46 @@
-"""Our own directories, for architectures that no other family has: grouped heads, rotary positions, gates, …"""
+"""Our own directories, for architectures that no other family has: config fields and weight names as they are here."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+from transfuse.config import Config
 from transfuse.errors import ModelDirectoryError
-from transfuse.models.seq2seq import Seq2SeqConfig
+from transfuse.models.decoder import DecoderConfig, DecoderModel
+from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
 from transfuse.pretrained.family import Family
 
+C = TypeVar("C", bound=Config)
 
-def _config(values: Mapping[str, Any]) -> Seq2SeqConfig:
-    names = {field.name for field in dataclasses.fields(Seq2SeqConfig)}
+
+def _read(kind: type[C], values: Mapping[str, Any]) -> C:
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     missing = sorted(names - set(values))
     if missing:  # a default in its place would compute something else
         raise ModelDirectoryError(f"config.json has no {', '.join(missing)}")
-    return Seq2SeqConfig.from_dict({name: value for name, value in values.items() if name in names})
+    return kind.from_dict({name: value for name, value in values.items() if name in names})
 
 
-OWN = Family(
+OWN_SEQ2SEQ = Family(
     model_type="transfuse-seq2seq",
     architecture="Seq2SeqModel",
+    model=Seq2SeqModel,
     expresses=lambda config: True,
     values=lambda config: config.to_dict(),
-    config=_config,
+    config=lambda values: _read(Seq2SeqConfig, values),
     table=lambda config: [],
-    complete=lambda config, weights: None,
-    reduce=lambda config, weights: None,
 )
-"""Config fields and weight names as they are here."""
+"""Encoder–decoders with grouped heads, rotary positions, gates, …"""
+
+OWN_DECODER = Family(
+    model_type="transfuse-decoder",
+    architecture="DecoderModel",
+    model=DecoderModel,
+    expresses=lambda config: True,
+    values=lambda config: config.to_dict(),
+    config=lambda values: _read(DecoderConfig, values),
+    table=lambda config: [],
+)
+"""Language models that mix the Llama and the GPT-2 way."""

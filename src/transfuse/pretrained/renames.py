@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from transfuse.errors import ConfigError, ModelDirectoryError
+
 
 def _same(tensor: Tensor) -> Tensor:
     return tensor
@@ -48,6 +50,14 @@ def to_ours(table: Iterable[Rename], weights: Mapping[str, Tensor]) -> tuple[dic
             line, numbers = found
             renamed[_fill(line.ours, numbers)] = line.take(tensor)
     return renamed, unknown
+
+
+def renamed_error(error: ConfigError, names: Mapping[str, str]) -> ModelDirectoryError:
+    """What is wrong with one of our fields, said of the key that their config.json has for it."""
+    message = str(error)
+    for ours, theirs in names.items():
+        message = re.sub(rf"\b{ours}=", f"{theirs}=", message)
+    return ModelDirectoryError(message)
 
 
 def _find(name: str, patterns: list[tuple[str, Rename]]) -> tuple[Rename, tuple[str, ...]] | None:

@@ -1,0 +1,94 @@
+"""Documents to learn a language from: text files, JSONL, folders of both, or texts in memory; never all at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from transfuse.data.pairs import as_texts
+from transfuse.data.text_files import STDIN, read_lines, suffix_of
+from transfuse.errors import DataError
+
+PIECE = 1 << 16
+"""Characters of a long document that are handled at a time, up to a line end."""
+
+_KNOWN = {".txt", ".text", ".md", ".jsonl"}
+
+
+class Corpus:
+    """Documents, each an iterator over its pieces of text. It can be read any number of times.
+
+    A text file is a document, a line of a JSONL file is one (the string under `key`), a folder has those of its files
+    (.txt, .text, .md, .jsonl, also as .gz or .xz), sorted by path. Raises DataError naming file, line and rule while it
+    is read.
+    """
+
+    def __init__(self, paths: str | Path | Sequence[str | Path], *, key: str = "text") -> None:
+        several = [paths] if isinstance(paths, str | Path) else list(paths)
+        self.files = [file for path in several for file in _files(path)]
+        self.key = key
+
+    def __iter__(self) -> Iterator[Iterator[str]]:
+        for file in self.files:
+            if suffix_of(file) == ".jsonl":
+                yield from (iter([text]) for text in _json_texts(file, self.key))
+            else:
+                yield _pieces(file)
+
+
+class Texts:
+    """Documents in memory, behind the same door as a `Corpus`."""
+
+    def __init__(self, texts: Iterable[Any], name: str = "X") -> None:
+        self.texts = as_texts(texts, name)
+
+    def __iter__(self) -> Iterator[Iterator[str]]:
+        return (iter([text]) for text in self.texts)
+
+
+def as_corpus(X: Any, name: str = "X") -> Corpus | Texts:
+    """A corpus as it is; anything else as a list, array or column of documents."""
+    return X if isinstance(X, Corpus | Texts) else Texts(X, name)
+
+
+def _files(path: str | Path) -> list[Path]:
+    if str(path) == "-":
+        return [STDIN]
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file() and suffix_of(file) in _KNOWN)
+    if not found:
+        raise DataError(f"{path}: no text in it; expected files that end in {', '.join(sorted(_KNOWN))}")
+    return found
+
+
+def _pieces(file: Path) -> Iterator[str]:
+    """The text of a file, cut at line ends before a line that does not begin with a space."""
+    lines: list[str] = []
+    size = 0
+    for line in read_lines(file):
+        if size >= PIECE and line[:1].strip():
+            yield "".join(lines)
+            lines, size = [], 0
+        lines.append(line + "\n")
+        size += len(line) + 1
+    if size:
+        yield "".join(lines)
+
+
+def _json_texts(file: Path, key: str) -> Iterator[str]:
+    for number, line in enumerate(read_lines(file), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file}:{number}: not JSON ({error})") from error
+        if not isinstance(record, dict) or not isinstance(record.get(key), str):
+            raise DataError(f"{file}:{number}: expected an object with a string under {key!r}")
+        if any("\ud800" <= character <= "\udfff" for character in record[key]):
+            raise DataError(f"{file}:{number}: {key} holds half a surrogate pair, which is not a character")
+        yield record[key]

@@ -1,0 +1,88 @@
+"""A corpus as token ids in one file, read through a memory map, so that its size is the disk's affair."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transfuse.data.tokenizer import Tokenizer
+from transfuse.durable import flush_folder
+from transfuse.errors import DataError
+
+TOKENS, STARTS, ABOUT = "tokens.bin", "starts.npy", "about.json"
+AT_A_TIME = 64
+"""Pieces of text that are encoded together."""
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """What a token file holds. `n_words` counts stretches without white space, `n_bytes` UTF-8."""
+
+    n_documents: int
+    n_tokens: int
+    n_words: int
+    n_bytes: int
+    dtype: str
+    fingerprint: str
+
+
+class TokenFile:
+    """Token ids of documents one after another, each document begun by its start token.
+
+    `tokens` is a read-only memory map, `starts` the place of each document's first token and, last, the end.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.about = TokenStatistics(**json.loads((folder / ABOUT).read_text()))
+        self.tokens: np.ndarray = np.memmap(folder / TOKENS, dtype=self.about.dtype, mode="r")
+        self.starts: np.ndarray = np.load(folder / STARTS)
+
+    @classmethod
+    def write(cls, folder: Path, documents: Iterable[Iterator[str]], tokenizer: Tokenizer, start_id: int) -> TokenFile:
+        """Encode `documents` into `folder`, whole or not at all. Empty documents are left out; raises DataError if
+        nothing is left."""
+        stage = folder.with_name(f".{folder.name}")
+        shutil.rmtree(stage, ignore_errors=True)
+        stage.mkdir(parents=True)
+        dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
+        starts, n_tokens, n_words, n_bytes = [0], 0, 0, 0
+        digest = hashlib.sha256()
+        with (stage / TOKENS).open("wb") as stream:
+            for pieces in documents:
+                first = True
+                for batch in _batches(pieces):
+                    n_words += sum(len(text.split()) for text in batch)
+                    n_bytes += sum(len(text.encode()) for text in batch)
+                    rows = tokenizer.encode_plain(batch)
+                    content = np.concatenate([np.asarray(row, dtype) for row in ([start_id] * first, *rows)]).tobytes()
+                    first = False
+                    stream.write(content)
+                    digest.update(content)
+                    n_tokens += len(content) // dtype.itemsize
+                if not first:
+                    starts.append(n_tokens)
+        if not n_tokens:
+            raise DataError("the corpus holds no text")
+        np.save(stage / STARTS, np.array(starts, dtype=np.int64))
+        fingerprint = hashlib.sha256(digest.digest() + np.array(starts).tobytes()).hexdigest()
+        about = TokenStatistics(len(starts) - 1, n_tokens, n_words, n_bytes, dtype.name, fingerprint)
+        (stage / ABOUT).write_text(json.dumps(asdict(about), indent=2))
+        flush_folder(stage)
+        shutil.rmtree(folder, ignore_errors=True)
+        stage.rename(folder)
+        return cls(folder)
+
+
+def _batches(pieces: Iterator[str]) -> Iterator[list[Any]]:
+    """Pieces that are not empty, some at a time."""
+    real = (piece for piece in pieces if piece)
+    while batch := list(itertools.islice(real, AT_A_TIME)):
+        yield batch

@@ -1,0 +1,297 @@
+"""Text that goes on: a language model learned from plain text, and the continuation of prompts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+import transfuse
+from transfuse.data.corpus import Corpus, as_corpus
+from transfuse.data.packing import PackedDataset, split_tail
+from transfuse.data.pairs import as_texts
+from transfuse.data.token_file import TokenFile
+from transfuse.data.tokenizer import BOUNDARY, Tokenizer, TokenizerConfig
+from transfuse.errors import ConfigError, DataError, ModelDirectoryError
+from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about, tokenizer_values
+from transfuse.estimators.candidate import Candidate
+from transfuse.estimators.model_card import model_card
+from transfuse.estimators.trained import TrainedEstimator, scratch_folder
+from transfuse.generation.config import SearchConfig
+from transfuse.generation.generate import generate, stream
+from transfuse.metrics.text_scores import Score
+from transfuse.models.decoder import DecoderConfig, DecoderModel
+from transfuse.pretrained.directory import Origin, load_model, read_origin, save_model
+from transfuse.pretrained.hub import local_directory
+from transfuse.training.config import TrainingConfig
+from transfuse.training.language import language_loss
+from transfuse.training.loop import mean_loss
+from transfuse.training.run import pick_device
+
+MODEL = DecoderConfig()
+TRAINING = TrainingConfig(
+    epochs=10, schedule="cosine", warmup_steps=100, weight_decay=0.1, label_smoothing=0.0, average=1
+)
+SEARCH = SearchConfig(beams=1, sample=True, temperature=0.8, top_p=0.95, max_tokens=200, batch_tokens=16_384)
+
+Text = Corpus | Iterable[str]
+"""Documents: a `Corpus` of files, or a list, array or column of texts."""
+
+
+class LanguageModel(TrainedEstimator):
+    """A decoder-only Transformer with its own tokenizer, trained to go on with a text.
+
+    `model`, `tokenizer`, `training` and `search` hold the settings of each part (their fields are parameters too:
+    `training__epochs`). Training rows have `context` tokens; a batch has `training.batch_tokens` of them. Tokens and
+    checkpoints go to `run_dir`, by default to a folder that is deleted afterwards.
+
+    After `fit`: `model_` (the torch module), `tokenizer_`, `results_` (what the training came to).
+    """
+
+    def __init__(
+        self,
+        *,
+        model: DecoderConfig = MODEL,
+        tokenizer: TokenizerConfig = TokenizerConfig(),
+        training: TrainingConfig = TRAINING,
+        search: SearchConfig = SEARCH,
+        context: int = 256,
+        validation_fraction: float = 0.05,
+        run_dir: str | Path | None = None,
+        device: str | None = None,
+        random_state: Any = 0,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.training = training
+        self.search = search
+        self.context = context
+        self.validation_fraction = validation_fraction
+        self.run_dir = run_dir
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Text, y: None = None, *, validation: Text | None = None, resume: bool = False) -> Self:
+        """Learn from the documents of `X`, which are read from disk as they are needed.
+
+        `validation` holds documents to judge by; without it the last `validation_fraction` of the tokens is kept aside.
+        `resume` goes on from the newest checkpoint in `run_dir`, to the same result as an undisturbed run. Raises
+        DataError for unusable text, TrainingInterrupted, TrainingDiverged and CheckpointError as they say; the
+        estimator is then what it was before.
+        """
+        with self._unchanged_on_failure(), self._run_folder() as folder:
+            self._fit(folder, X, validation, resume)
+        return self
+
+    def _fit(self, folder: Path, X: Text, validation: Text | None, resume: bool) -> None:
+        self._check_settings()
+        seed = self._seed()
+        corpus = as_corpus(X)
+        pieces = itertools.chain.from_iterable(corpus)
+        self.tokenizer_ = Tokenizer.train_language(pieces, self.model.vocab_size, self.tokenizer)
+        boundary = self.tokenizer_.id_of(BOUNDARY)
+        config = self.model.replace(vocab_size=len(self.tokenizer_), start_id=boundary, end_ids=(boundary,))
+        self.model_ = DecoderModel(config).initialise(seed).to(pick_device(self.device))
+        self.origin_: Origin | None = None
+        file = TokenFile.write(folder / "tokens", corpus, self.tokenizer_, boundary)
+        if validation is None:
+            learned, judged = split_tail(file.tokens, file.starts, self.validation_fraction)
+            share = len(judged[0]) / len(file.tokens)
+            n_words, n_bytes = share * file.about.n_words, share * file.about.n_bytes
+        else:
+            apart = TokenFile.write(
+                folder / "validation", as_corpus(validation, "validation"), self.tokenizer_, boundary
+            )
+            learned, judged = (file.tokens, file.starts), (apart.tokens, apart.starts)
+            n_words, n_bytes = apart.about.n_words, apart.about.n_bytes
+        data = self._dataset(*learned, file.about.fingerprint, seed)
+        held = self._dataset(*judged, file.about.fingerprint, seed)
+        identity = {"model": self.model.to_dict(), "data": data.fingerprint(), "validation": held.fingerprint()}
+
+        def loss() -> float:
+            return mean_loss(self.model_, held, language_loss, self.training)
+
+        self.results_ = self._train(
+            folder, data, language_loss, lambda: -loss(), seed=seed, identity=identity, resume=resume
+        )
+        final = loss()
+        self.results_ |= {
+            "held_out_loss": final,
+            "held_out_rows": len(held.in_order(held.context)),
+            "held_out_metrics": [vars(one) for one in self._scores(final, len(judged[0]), n_words, n_bytes)],
+        }
+
+    def predict(self, X: Iterable[str]) -> list[str]:
+        """How each prompt goes on (the prompt itself is not repeated)."""
+        return [candidates[0].text for candidates in self.predict_n_best(X)]
+
+    def predict_n_best(self, X: Iterable[str], search: SearchConfig | None = None) -> list[list[Candidate]]:
+        """The `n_best` continuations of each prompt, best first; `search` overrides the estimator's own."""
+        search = search or self.search
+        _check_search(search)
+        found = generate(self.model_, self.encode(X), search)
+        texts = iter(self.tokenizer_.decode_exactly([one.ids for row in found for one in row]))
+        return [
+            [Candidate(next(texts), one.score, one.log_probability, one.finished, one.loop) for one in row]
+            for row in found
+        ]
+
+    def stream(self, prompt: str, search: SearchConfig | None = None) -> Iterator[str]:
+        """The continuation of one prompt in pieces, as they are written; joined, they are what `predict` returns."""
+        search = search or self.search
+        _check_search(search)
+        (row,) = self.encode([prompt])
+        start, end, ids = 0, 0, []
+        for ids in stream(self.model_, row, search):
+            before, now = self.tokenizer_.decode_exactly([ids[start:end], ids[start:]])
+            # half a character: its other bytes are still to come
+            if len(now) > len(before) and not now.endswith("\ufffd"):
+                yield now[len(before) :]
+                start, end = end, len(ids)
+        before, now = self.tokenizer_.decode_exactly([ids[start:end], ids[start:]])
+        if len(now) > len(before):
+            yield now[len(before) :]
+
+    def score(self, X: Text, y: None = None) -> float:
+        """Minus the bits that a byte of these documents costs: higher is better."""
+        return -self.evaluate(X)[-1].value
+
+    def evaluate(self, X: Text) -> list[Score]:
+        """Perplexity a token, perplexity a word (a stretch without white space), and bits a byte, of documents.
+
+        Documents are read in rows of `context` tokens, each of which is predicted from those before it in its row.
+        """
+        check_is_fitted(self, "model_")
+        start = self.model_.config.start_id if self.model_.config.start_id is not None else self._end_id
+        with scratch_folder() as folder:
+            file = TokenFile.write(Path(folder) / "tokens", as_corpus(X), self.tokenizer_, start)
+            data = self._dataset(file.tokens, file.starts, file.about.fingerprint, 0)
+            loss = mean_loss(self.model_, data, language_loss, self.training)
+            return self._scores(loss, file.about.n_tokens, file.about.n_words, file.about.n_bytes)
+
+    def encode(self, texts: Iterable[str]) -> list[list[int]]:
+        """Ids of each prompt. Raises DataError for one that is empty or has no position left for another token."""
+        check_is_fitted(self, "model_")
+        rows = self.tokenizer_.encode(as_texts(texts, "X"))
+        for i, row in enumerate(rows):
+            if not 0 < len(row) <= self.model_.config.max_positions:
+                raise DataError(
+                    f"X[{i}]: {len(row)} tokens; at least 1 is needed and the model has "
+                    f"{self.model_.config.max_positions} positions"
+                )
+        return rows
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a Hugging Face style directory; `transformers` opens it where it has the architecture."""
+        check_is_fitted(self, "model_")
+        folder, config = Path(folder), self.model_.config
+        about = {
+            "estimator": type(self).__name__,
+            "version": transfuse.__version__,
+            "context": self.context,
+            "validation_fraction": self.validation_fraction,
+            "random_state": self.random_state if isinstance(self.random_state, int) else None,
+            **{name: getattr(self, name).to_dict() for name in ("tokenizer", "training", "search")},
+            "results": self.results_,
+        }
+        special = {"bos_token": config.start_id, "eos_token": self._end_id}
+        example = [
+            "from transfuse import LanguageModel",
+            "",
+            'LanguageModel.load("this-directory").predict(["It was"])',
+        ]
+        beside = {
+            TOKENIZER: self.tokenizer_.to_json(),
+            TOKENIZER_CONFIG: json.dumps(tokenizer_values(self.tokenizer_, config.max_positions, **special), indent=2),
+            ESTIMATOR: json.dumps(about, indent=2, ensure_ascii=False),
+            "README.md": model_card("Language model", self.model_, self.results_, example),
+        }
+        save_model(self.model_, folder, beside, self.origin_)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | None = None, dtype: str = "float32") -> Self:
+        """The estimator saved in `folder`, or one around a Llama, Mistral, Qwen2 or GPT-2 directory or hub id.
+
+        `dtype` ("float32", "bfloat16" or "float16") is what it computes in; `save` writes the dtype it was stored in.
+        Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
+        """
+        on = pick_device(device)  # the caller's setting, so not an error of the directory
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise ConfigError(f"dtype={dtype!r} must be one of float32, bfloat16, float16")
+        folder = local_directory(folder)
+        model = load_model(folder, getattr(torch, dtype))
+        if not isinstance(model, DecoderModel):
+            raise ModelDirectoryError(f"{folder}: a {type(model).__name__}, expected a language model")
+        tokenizer = Tokenizer.load(folder / TOKENIZER)
+        if len(tokenizer) > model.config.vocab_size:
+            raise ModelDirectoryError(
+                f"{folder / TOKENIZER}: {len(tokenizer)} tokens, but the model has {model.config.vocab_size}"
+            )
+        context = min(256, model.config.max_positions)
+        own = {"training": TRAINING.to_dict(), "search": SEARCH.to_dict(), "context": context}
+        about = read_about(folder, COMMON | own)
+        try:
+            estimator = cls(
+                model=model.config,
+                tokenizer=TokenizerConfig.from_dict(about["tokenizer"]),
+                training=TrainingConfig.from_dict(about["training"]),
+                search=SearchConfig.from_dict(about["search"]),
+                context=about["context"],
+                validation_fraction=about["validation_fraction"],
+                random_state=about["random_state"],
+                device=device,
+            )
+            estimator._check_settings()
+        except ConfigError as error:
+            raise ModelDirectoryError(f"{folder / ESTIMATOR}: {error}") from error
+        estimator.model_, estimator.tokenizer_ = model.to(on), tokenizer
+        estimator.results_, estimator.origin_ = about["results"], read_origin(folder)
+        return estimator
+
+    def _check_settings(self) -> None:
+        """Raise ConfigError for settings that fit cannot work with."""
+        kinds = {"model": DecoderConfig, "tokenizer": TokenizerConfig, "training": TrainingConfig}
+        self._check_common_settings(kinds | {"search": SearchConfig})
+        _check_search(self.search)
+        if self.training.select_by != "loss":
+            raise ConfigError(f"select_by={self.training.select_by!r}: a language model is judged by its loss")
+        if not 2 <= self.context <= self.model.max_positions:
+            raise ConfigError(
+                f"context={self.context} must be at least 2 and at most max_positions={self.model.max_positions}"
+            )
+
+    @property
+    def _end_id(self) -> int:
+        return int(self.model_.config.end_ids[0])
+
+    def _dataset(self, tokens: Any, starts: Any, fingerprint: str, seed: int) -> PackedDataset:
+        return PackedDataset(
+            tokens, starts, context=self.context, end_id=self._end_id, fingerprint=fingerprint, seed=seed
+        )
+
+    def _scores(self, loss: float, n_tokens: int, n_words: float, n_bytes: float) -> list[Score]:
+        signature = f"context:{self.context}|stride:{self.context}|version:{transfuse.__version__}"
+        total = loss * n_tokens
+        return [
+            Score("perplexity", _exp(loss), f"per:token|{signature}"),
+            Score("word perplexity", _exp(total / max(n_words, 1)), f"per:word|{signature}"),
+            Score("bits a byte", total / n_bytes / math.log(2), f"per:byte|{signature}"),
+        ]
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf
+
+
+def _check_search(search: SearchConfig) -> None:
+    if search.beams != 1:
+        raise ConfigError(f"beams={search.beams}: a language model is sampled or greedy, beams=1")

@@ -1,0 +1,98 @@
+"""What every estimator does around its training."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sklearn.utils import check_random_state
+
+from transfuse.config import Config
+from transfuse.errors import CheckpointError, ConfigError, ResumeWarning, TrainingDiverged, TrainingInterrupted
+from transfuse.estimators.configured import ConfiguredEstimator
+from transfuse.training.config import TrainingConfig
+from transfuse.training.lock import exclusive
+from transfuse.training.loop import Dataset, Loss
+from transfuse.training.progress import with_progress
+from transfuse.training.run import Run, pick_device
+
+
+class TrainedEstimator(ConfiguredEstimator):
+    """An estimator with `training`, `validation_fraction`, `run_dir`, `device`, `random_state` and `verbose`."""
+
+    training: TrainingConfig
+    validation_fraction: float
+    run_dir: str | Path | None
+    device: str | None
+    random_state: Any
+    verbose: bool
+    model_: Any
+
+    def _seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31))
+
+    @contextmanager
+    def _unchanged_on_failure(self) -> Iterator[None]:
+        """Inside `fit`: a failure leaves the estimator what it was, and says whether anything is kept."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException as error:
+            self.__dict__ = before
+            if self.run_dir is None and isinstance(error, TrainingInterrupted):
+                raise TrainingInterrupted(error.signal_number, error.step, None) from None
+            if self.run_dir is None and isinstance(error, TrainingDiverged):
+                raise TrainingDiverged(error.step, error.quantity, error.value, kept=False) from None
+            raise
+
+    @contextmanager
+    def _run_folder(self) -> Iterator[Path]:
+        """`run_dir`, or a folder that is deleted afterwards, held against other trainings."""
+        with ExitStack() as stack:
+            folder = Path(self.run_dir or stack.enter_context(scratch_folder()))
+            stack.enter_context(exclusive(folder))
+            yield folder
+
+    def _train(
+        self,
+        folder: Path,
+        data: Dataset,
+        loss: Loss,
+        score: Callable[[], float],
+        *,
+        seed: int,
+        identity: dict[str, Any],
+        resume: bool,
+    ) -> dict[str, Any]:
+        """Train `model_` to its end and return what the run came to."""
+        run = Run(self.model_, data, loss, self.training, folder=folder, seed=seed, score=score, identity=identity)
+        if not resume and run.checkpoints.steps():
+            raise CheckpointError(
+                f"{run.checkpoints.folder} holds checkpoints of an earlier run; resume it, or choose another folder"
+            )
+        if resume and not run.resume():
+            message = f"nothing to resume in {run.checkpoints.folder}; starting anew"
+            warnings.warn(message, ResumeWarning, stacklevel=5)
+        for _ in with_progress(run) if self.verbose else run.steps():
+            pass
+        return run.finish()
+
+    def _check_common_settings(self, kinds: dict[str, type[Config]]) -> None:
+        """Raise ConfigError for settings that no fit can work with; `kinds` names the arguments that are configs."""
+        for name, kind in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be a {kind.__name__}")
+        pick_device(self.device)
+        if not 0 < self.validation_fraction < 1:
+            raise ConfigError(f"validation_fraction={self.validation_fraction} must be above 0 and below 1")
+        if isinstance(self.random_state, int) and not 0 <= self.random_state < 2**32:
+            raise ConfigError(f"random_state={self.random_state} must be at least 0 and below 2**32")
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder that is deleted on leaving it."""
+    return tempfile.TemporaryDirectory(prefix="transfuse-")

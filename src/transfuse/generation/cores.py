@@ -1,0 +1,42 @@
+"""Batches side by side, each on a core of its own.
+
+A step of a small model is some forty short operations a layer; shared among cores, each of them begins and ends with
+waiting. Two batches on a core each have nothing to wait for (`docs/log.md` has the figures).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def n_cores_of(device: torch.device) -> int:
+    """Cores that batches can have to themselves: on a CPU as many as PyTorch has threads."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def each_on_a_core(work: Callable[[Item], Result], items: Sequence[Item], n_cores: int) -> list[Result]:
+    """`work` of each item, in order, in inference mode; where there are as many items as cores, each on a thread of one
+    core."""
+    if n_cores == 1 or len(items) < n_cores:
+        return [work(item) for item in items]
+
+    def alone(item: Item) -> Result:
+        torch.set_num_threads(1)  # of this thread; the others keep theirs
+        with torch.inference_mode():
+            return work(item)
+
+    threads = ThreadPoolExecutor(n_cores)
+    try:
+        # the longest first, so that none is left to run by itself at the end
+        tasks = [threads.submit(alone, item) for item in reversed(items)]
+        return [task.result() for task in reversed(tasks)]
+    finally:
+        threads.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_cores)  # what threads made from now on begin with

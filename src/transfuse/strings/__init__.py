@@ -1,0 +1,1 @@
+"""The longest stretch of a sequence in which nothing occurs twice."""
