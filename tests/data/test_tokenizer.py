@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from transfuse.data.tokenizer import MIN_VOCABULARY, Tokenizer, TokenizerConfig
 from transfuse.errors import DataError, ModelDirectoryError
 from transfuse.estimators.about import tokenizer_values
-from transfuse.models.seq2seq import Seq2SeqConfig
 
 TRAINING_TEXT = [
     "the dogs run in the park , 12 dogs in 1234 parks",
@@ -130,7 +129,7 @@ def test_training_twice_gives_the_same_vocabulary() -> None:
 def read_by_transformers(ours: Tokenizer, folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    values = tokenizer_values(Seq2SeqConfig(max_positions=77), ours)
+    values = tokenizer_values(ours, 77, bos_token=0, eos_token=2, pad_token=1)
     (folder / "tokenizer.json").write_text(ours.to_json(), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps(values))
     return AutoTokenizer.from_pretrained(folder)

@@ -32,6 +32,7 @@ def each_on_a_core(work: Callable[[Item], Result], items: Sequence[Item], n_core
         with torch.inference_mode():
             return work(item)
 
+    n_threads = torch.get_num_threads()
     threads = ThreadPoolExecutor(n_cores)
     try:
         # the longest first, so that none is left to run by itself at the end
@@ -39,4 +40,4 @@ def each_on_a_core(work: Callable[[Item], Result], items: Sequence[Item], n_core
         return [task.result() for task in reversed(tasks)]
     finally:
         threads.shutdown(cancel_futures=True)
-        torch.set_num_threads(n_cores)  # what threads made from now on begin with
+        torch.set_num_threads(n_threads)  # what threads made from now on begin with

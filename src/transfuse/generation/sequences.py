@@ -166,4 +166,4 @@ def hypothesis(ids: list[int], log_probability: float, end_ids: Sequence[int], l
     """A hypothesis from written ids, the end token included where it was reached."""
     finished = ids[-1] in end_ids
     score = log_probability / len(ids) ** length_penalty
-    return Hypothesis(ids[:-1] if finished else ids, log_probability, score, finished)
+    return Hypothesis(ids[:-1] if finished else list(ids), log_probability, score, finished)

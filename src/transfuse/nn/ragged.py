@@ -104,7 +104,8 @@ class RaggedCache:
             return held
         _, G, _, K = like_1GNK.shape
         room = -(-n_positions // GROWTH) * GROWTH
-        grown = like_1GNK.new_empty(2, len(self.rows.lengths), G, room, K)
+        # zeros, for a masked key has no weight but is multiplied all the same
+        grown = like_1GNK.new_zeros(2, len(self.rows.lengths), G, room, K)
         if held is not None:
             grown[:, :, :, : held.shape[3]] = held
         self._kv_2BGSK = grown

@@ -1,0 +1,224 @@
+"""`LanguageModel` as a user meets it: learn, go on, stream, save, load, resume, refuse."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.base import clone
+
+import transfuse
+from transfuse import (
+    ConfigError,
+    Corpus,
+    DataError,
+    DecoderConfig,
+    LanguageModel,
+    ModelDirectoryError,
+    SearchConfig,
+    TokenizerConfig,
+    TrainingConfig,
+    TrainingInterrupted,
+)
+from transfuse.models.decoder import DecoderModel
+
+TEXTS = [
+    f"{n} green bottles, {n} green bottles, hanging on the wall.\n" for n in ("ten", "nine", "eight", "seven")
+] * 12
+TINY = DecoderConfig(vocab_size=300, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_hidden=48, max_positions=64)
+TRAINING = TrainingConfig(
+    epochs=30, batch_tokens=256, label_smoothing=0.0, learning_rate=1e-2, warmup_steps=5, validate_every=20, average=1
+)
+GREEDY = SearchConfig(beams=1, max_tokens=30)
+
+
+def make(**changes: Any) -> LanguageModel:
+    return LanguageModel(**{"model": TINY, "training": TRAINING, "search": GREEDY, "context": 32, **changes})
+
+
+@pytest.fixture(scope="module")
+def fitted() -> LanguageModel:
+    return make().fit(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def saved(fitted: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fitted.save(tmp_path_factory.mktemp("language") / "model")
+
+
+def test_it_learns_the_song(fitted: LanguageModel) -> None:
+    beginnings = ["ten green", "nine green bottles, nine"]
+    expected = [text[len(prompt) :] for prompt, text in zip(beginnings, TEXTS, strict=False)]
+    assert fitted.predict(beginnings) == expected
+    assert fitted.score(TEXTS[:4]) > -0.5
+    assert fitted.score(["Quite another kind of text, one never seen."]) < -3
+
+
+def test_scores_are_one_loss_in_three_units(fitted: LanguageModel) -> None:
+    token, word, byte = fitted.evaluate(TEXTS[:7])
+    n_tokens = sum(map(len, fitted.encode(TEXTS[:7])))
+    total = math.log(token.value) * n_tokens
+    assert word.value == pytest.approx(math.exp(total / sum(len(text.split()) for text in TEXTS[:7])))
+    assert byte.value == pytest.approx(total / math.log(2) / sum(len(text.encode()) for text in TEXTS[:7]))
+    assert "context:32" in token.signature
+
+
+def test_a_stream_is_the_prediction_in_pieces(fitted: LanguageModel) -> None:
+    for search in (GREEDY, SearchConfig(beams=1, sample=True, temperature=3.0, max_tokens=40)):
+        pieces = list(fitted.stream("ten green", search))
+        assert "".join(pieces) == fitted.predict_n_best(["ten green"], search)[0][0].text
+        assert len(pieces) > 3
+        assert not any(piece.startswith("\ufffd") for piece in pieces[:-1]) or search.sample
+
+
+def test_several_samples_come_best_first(fitted: LanguageModel) -> None:
+    search = SearchConfig(beams=1, sample=True, n_best=5, temperature=2.0, max_tokens=8)
+    (found,) = fitted.predict_n_best(["ten"], search)
+    assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
+    assert len({one.text for one in found}) > 1
+
+
+def test_a_loop_is_reported(fitted: LanguageModel) -> None:
+    (found,) = fitted.predict_n_best(["ten green"], GREEDY.replace(loop_repeats=2, max_tokens=60))[0]
+    assert found.to_dict()["loop"] == (None if found.loop is None else vars(found.loop))
+
+
+def test_a_loaded_model_is_the_saved_one(fitted: LanguageModel, saved: Path) -> None:
+    again = transfuse.load(saved)
+    assert isinstance(again, LanguageModel)
+    assert again.predict(["ten green"]) == fitted.predict(["ten green"])
+    assert again.score(TEXTS[:3]) == fitted.score(TEXTS[:3])
+    parameters = again.get_params(deep=False) | {"model": fitted.model, "device": fitted.device}
+    assert parameters == fitted.get_params(deep=False)
+    assert "Language model" in (saved / "README.md").read_text()
+
+
+def test_transformers_opens_the_directory_and_goes_on_alike(fitted: LanguageModel, saved: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    theirs, tokenizer = AutoModelForCausalLM.from_pretrained(saved), AutoTokenizer.from_pretrained(saved)
+    inputs = tokenizer(["nine green"], return_tensors="pt", return_token_type_ids=False)
+    assert inputs.input_ids.tolist() == fitted.encode(["nine green"])
+    torch.testing.assert_close(theirs(**inputs).logits, fitted.model_(inputs.input_ids), rtol=1e-5, atol=1e-5)
+    written = theirs.generate(**inputs, max_new_tokens=30, do_sample=False)[0, inputs.input_ids.shape[1] :]
+    assert tokenizer.decode(written, skip_special_tokens=True) == fitted.predict(["nine green"])[0]
+
+
+def test_a_directory_of_theirs_opens_and_is_saved_in_its_own_form(fitted: LanguageModel, tmp_path: Path) -> None:
+    import transformers
+
+    config = transformers.Qwen2Config(
+        vocab_size=len(fitted.tokenizer_),
+        hidden_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=20,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    transformers.Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "tokenizer.json").write_text(fitted.tokenizer_.to_json())
+    model = transfuse.load(tmp_path / "theirs")
+    assert isinstance(model, LanguageModel)
+    assert model.model_.output.weight.dtype == torch.float32
+    model.predict(["ten"])
+    model.save(tmp_path / "ours")
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "ours").model_type == "qwen2"
+    half = LanguageModel.load(tmp_path / "ours", dtype="bfloat16")
+    assert half.model_.output.weight.dtype == torch.bfloat16
+    assert torch.equal(half.model_.output.weight.float(), model.model_.output.weight)
+    half.predict(["ten"])
+
+
+def test_files_of_any_size_are_learned_from(tmp_path: Path) -> None:
+    (tmp_path / "song.txt").write_text("".join(TEXTS))
+    model = make(run_dir=tmp_path / "run").fit(Corpus(tmp_path / "song.txt"), validation=TEXTS[:2])
+    assert (tmp_path / "run" / "tokens" / "tokens.bin").stat().st_size > 0
+    assert model.results_["held_out_loss"] < 1.5
+    assert model.score(Corpus(tmp_path / "song.txt")) > -1.5
+
+
+def test_characters_can_be_the_tokens() -> None:
+    model = make(tokenizer=TokenizerConfig(unit="character")).fit(TEXTS)
+    assert len(model.tokenizer_) == 2 + len(set("".join(TEXTS)))
+    assert model.encode(["ten"]) == [[0, *model.tokenizer_.encode_plain(["ten"])[0]]]
+    assert len(model.encode(["ten"])[0]) == 4
+
+
+def test_interrupted_and_resumed_is_undisturbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = make(run_dir=tmp_path / "one").fit(TEXTS)
+    stopped = make(run_dir=tmp_path / "two")
+    hidden, calls = DecoderModel.hidden, itertools.count(1)
+
+    def interrupted(self: DecoderModel, *arguments: Any) -> torch.Tensor:
+        if next(calls) == 7:
+            signal.raise_signal(signal.SIGINT)
+        return hidden(self, *arguments)
+
+    monkeypatch.setattr(DecoderModel, "hidden", interrupted)
+    with pytest.raises(TrainingInterrupted, match="after step 7; resume from"):
+        stopped.fit(TEXTS)
+    monkeypatch.undo()
+    assert not hasattr(stopped, "model_")
+    resumed = stopped.fit(TEXTS, resume=True)
+    for one, other in zip(resumed.model_.parameters(), undisturbed.model_.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_clone_and_parameters() -> None:
+    model = make()
+    assert clone(model).get_params() == model.get_params()
+    model.set_params(training__epochs=3, model__n_layers=1, context=16)
+    assert (model.training.epochs, model.model.n_layers, model.context) == (3, 1, 16)
+    assert make().fit(TEXTS[:8]).score(TEXTS[:2]) == make().fit(TEXTS[:8]).score(TEXTS[:2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context": 65}, "context=65 must be at least 2 and at most max_positions=64"),
+        ({"search": SearchConfig(beams=4)}, "beams=4: a language model is sampled or greedy"),
+        ({"training": TRAINING.replace(select_by="metric")}, "select_by='metric'"),
+        ({"model": 3}, "model=3 must be a DecoderConfig"),
+        ({"validation_fraction": 1.0}, "validation_fraction=1.0 must be above 0 and below 1"),
+        ({"device": "tpu"}, "device='tpu' must be cpu or cuda"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(**changes).fit(TEXTS)
+
+
+def test_prompts_that_cannot_be_continued_are_refused(fitted: LanguageModel) -> None:
+    with pytest.raises(DataError, match=r"X\[1\]: the X is empty"):
+        fitted.predict(["a", ""])
+    with pytest.raises(DataError, match=r"X\[1\]: \d+ tokens; at least 1 is needed and the model has 64 positions"):
+        fitted.predict(["ten", "%$ " * 70])
+    with pytest.raises(ConfigError, match="beams=2"):
+        fitted.predict_n_best(["a"], SearchConfig(beams=2))
+
+
+def test_directories_that_do_not_fit_are_refused(fitted: LanguageModel, saved: Path, tmp_path: Path) -> None:
+    from transfuse.data.tokenizer import Tokenizer
+
+    with pytest.raises(ConfigError, match="dtype='int8' must be one of"):
+        LanguageModel.load(saved, dtype="int8")
+    with pytest.raises(ModelDirectoryError, match=r"no/such: no such directory, and the hub gave no model"):
+        LanguageModel.load("no/such")
+    with pytest.raises(ModelDirectoryError, match="expected an encoder"):
+        transfuse.Seq2Seq.load(saved)
+    words = [" ".join(dir(torch))] * 2
+    larger = Tokenizer.train_language(words, 600, TokenizerConfig())
+    fitted.save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(larger.to_json())
+    with pytest.raises(ModelDirectoryError, match=r"tokenizer\.json: \d+ tokens, but the model has"):
+        LanguageModel.load(tmp_path)
