@@ -86,7 +86,9 @@ def test_type_checkers_see_the_same_face() -> None:
     assert seen == set(transfuse.__all__)
 
 
-@pytest.mark.parametrize("words", [[], ["fit"], ["fit", "seq2seq"], ["predict"], ["evaluate"], ["inspect"], ["demo"]])
+@pytest.mark.parametrize(
+    "words", [[], ["fit"], ["fit", "seq2seq"], ["fit", "generate"], ["predict"], ["evaluate"], ["inspect"], ["demo"]]
+)
 def test_help_is_quick_and_needs_no_torch(words: list[str]) -> None:
     seconds = []
     for _ in range(3):

@@ -37,6 +37,9 @@ def test_commands_run(name: str, tmp_path: Path) -> None:
     (tmp_path / "pairs.tsv").write_text("".join(f"{one}\t{other}\n" for one, other in PAIRS))
     (tmp_path / "test.tsv").write_text("Ein Hund schläft .\tA dog sleeps .\n")
     (tmp_path / "texts.txt").write_text("Ein Hund läuft .\n")
+    for text in ("books.txt", "more.txt"):
+        (tmp_path / text).write_text("It was a dog that ran, and a cat that slept.\n" * 40)
+    (tmp_path / "prompts.txt").write_text("It was\n")
     lines = [line.split("   #")[0].strip() for block in blocks(name, "sh") for line in block.splitlines()]
     commands = [line for line in lines if line.startswith("transfuse ")]
     assert {shlex.split(command)[1] for command in commands} == {"fit", "predict", "evaluate", "inspect"}
