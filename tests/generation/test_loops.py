@@ -61,3 +61,12 @@ def test_text_that_does_not_repeat_has_no_loop() -> None:
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="loop_repeats="):
         SearchConfig(**{"beams": 1, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "period", [list(b"abcdabcdx"), list(b"I do not know what to do . I do not know what to say . ")]
+)
+def test_a_loop_that_repeats_itself_inside_is_found(period: list[int]) -> None:
+    n, loop = first_loop([7, 8, *period * 9], 3) or (0, Loop(0, 1))
+    assert loop.period == len(period)
+    assert n <= 2 + 5 * len(period)

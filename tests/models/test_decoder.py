@@ -316,8 +316,8 @@ def plant_positions_from_zero(patch: pytest.MonkeyPatch) -> None:
 def plant_padding_attended(patch: pytest.MonkeyPatch) -> None:
     decoding = RaggedRows._decoding
 
-    def mutant(self: RaggedRows, rows: slice, lengths: list[int]) -> Any:
-        part = decoding(self, rows, lengths)
+    def mutant(self: RaggedRows, rows: slice) -> Any:
+        part = decoding(self, rows)
         return type(part)(part.rows, part.tokens, part.n_queries, part.n_keys, None)
 
     patch.setattr(RaggedRows, "_decoding", mutant)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -104,9 +106,35 @@ def test_packing_ends_with_an_error_and_leaves_other_precisions_and_weights_pack
 
     def fail_inside() -> None:
         with packed([layer, wide, nn.ReLU()]), packed([layer]):
-            assert not wide._packs
+            assert not wide._n_packed
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail_inside()
-    assert not layer._packs
+    assert not layer._n_packed
+
+
+def test_packed_weights_are_not_used_where_gradients_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_module, "prefers_onednn", lambda: True)
+    layer, x = Linear(11, 13), torch.randn(3, 11)
+    with packed([layer]):
+        layer(x).sum().backward()
+        together([layer], x)[0].sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_threads_may_pack_the_same_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_module, "prefers_onednn", lambda: True)
+    layers, x = [Linear(11, 13), Linear(11, 5)], torch.randn(3, 11)
+
+    @torch.inference_mode()
+    def work(_: int) -> None:
+        with packed(layers):
+            layers[0](x)
+            together(layers, x)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(400)))
+    assert all(layer._n_packed == 0 for layer in layers)
+    with packed(layers):  # what a late thread may have left behind is not used
+        assert layers[0]._own is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import traceback
 import warnings
@@ -191,7 +192,7 @@ def fit_generate(
     model.set_params(**_parse_settings(model, settings or []))
     held_out = Corpus(validation, key=key) if validation else None
     with _stoppable():
-        model.fit(_stored(data, out, key), validation=held_out, resume=resume)
+        model.fit(_stored(data, out, key, resume), validation=held_out, resume=resume)
     _save(model, out)
     _say(f"next: echo 'It was' | transfuse predict {out} -    transfuse evaluate {out} TEXTS")
 
@@ -249,15 +250,17 @@ def evaluate(
 
     model = _load(directory, device)
     if isinstance(model, LanguageModel):
-        if metric or beams or source or target:
-            raise ConfigError("--metric, --beams, --source and --target are for pairs; this is a language model")
-        n_rows, scores = len(data), model.evaluate(Corpus(data, key=key))
+        if metric or beams or source or target or skip_bad_rows:
+            raise ConfigError("--metric, --beams, --source, --target and --skip-bad-rows are for pairs")
+        scores = model.evaluate(Corpus(data, key=key))
+        about = {}
     else:
         pairs = _read_pairs(data, source, target, skip_bad_rows)
         model.set_params(search=_search(model, beams))
-        n_rows, scores = len(pairs), model.evaluate(pairs.sources, pairs.targets, metric or model.metric)
+        scores = model.evaluate(pairs.sources, pairs.targets, metric or model.metric)
+        about = {"rows": len(pairs)}
     if as_json:
-        typer.echo(json.dumps({"rows": n_rows, "scores": [vars(score) for score in scores]}))
+        typer.echo(json.dumps({**about, "scores": [vars(score) for score in scores]}))
     else:
         for score in scores:
             typer.echo(str(score))
@@ -329,14 +332,20 @@ def _prompt() -> str:
         raise DataError(f"stdin: byte {error.start + 1} is 0x{content[error.start]:02x}, which is not UTF-8") from error
 
 
-def _stored(paths: list[Path], out: Path, key: str) -> Corpus:
-    """The corpus of these paths; standard input, which can be read only once, is kept in `out`."""
+def _stored(paths: list[Path], out: Path, key: str, resume: bool) -> Corpus:
+    """The corpus of these paths. Standard input, which can be read only once, is kept in `out`, where a resumed run
+    finds it again."""
     from transfuse import Corpus
 
     if Path("-") in paths:
         copy = out / "training" / "stdin.txt"
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(sys.stdin.buffer.read())
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with (part := copy.with_suffix(".part")).open("wb") as stream:
+                shutil.copyfileobj(sys.stdin.buffer, stream)
+            part.rename(copy)
+        elif not resume:
+            raise ConfigError(f"{copy} is there from an earlier run; resume it, or choose another folder")
         paths = [copy if path == Path("-") else path for path in paths]
     return Corpus(paths, key=key)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from transfuse.data.pairs import as_texts
-from transfuse.data.text_files import STDIN, read_lines, suffix_of
+from transfuse.data.text_files import read_lines, suffix_of
 from transfuse.errors import DataError
 
 PIECE = 1 << 16
@@ -42,7 +43,9 @@ class Texts:
     """Documents in memory, behind the same door as a `Corpus`."""
 
     def __init__(self, texts: Iterable[Any], name: str = "X") -> None:
-        self.texts = as_texts(texts, name)
+        if isinstance(texts, Path):
+            raise DataError(f"{name} is the path {texts}; the documents of files are Corpus({str(texts)!r})")
+        self.texts = as_texts(texts, name, longest=sys.maxsize)
 
     def __iter__(self) -> Iterator[Iterator[str]]:
         return (iter([text]) for text in self.texts)
@@ -55,7 +58,7 @@ def as_corpus(X: Any, name: str = "X") -> Corpus | Texts:
 
 def _files(path: str | Path) -> list[Path]:
     if str(path) == "-":
-        return [STDIN]
+        raise DataError("a corpus is read more than once, which standard input cannot be; write it to a file first")
     path = Path(path)
     if not path.is_dir():
         return [path]

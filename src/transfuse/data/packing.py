@@ -20,8 +20,8 @@ from transfuse.errors import DataError
 class PackedBatch:
     """Rows of tokens, each labelled with the token that follows it in its document, or with the end token.
 
-    `keep_BTT` says which tokens belong to the same document, `positions_BT` where each stands in its own; both are None
-    where every row is a stretch of one document.
+    `keep_BTT` says which tokens belong to the same document, `positions_BT` where each stands in its row's stretch of
+    it; both are None where every row is a stretch of one document.
     """
 
     ids_BT: Tensor
@@ -95,14 +95,13 @@ class PackedDataset:
         n = len(self.tokens)
         if row < 0:
             first = (-1 - row) * self.context
-            order, line = np.arange(len(self.starts) - 1), self.starts
-            length = min(self.context, n - first)
+            order, line, length = None, self.starts, min(self.context, n - first)
         else:
             order, line, offset = self._laid_out(row // self.n_rows)
             first, length = offset + row % self.n_rows * self.context, self.context
         places = (first + np.arange(length)) % n
         index = np.searchsorted(line, places, side="right") - 1
-        documents = order[index]
+        documents = index if order is None else order[index]
         at = self.starts[documents] + places - line[index]
         last = at + 1 == self.starts[documents + 1]
         ids = self.tokens[at].astype(np.int64)

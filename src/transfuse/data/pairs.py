@@ -107,8 +107,9 @@ def read_sources(path: str | Path, *, source: str | None = None) -> list[str]:
     return texts
 
 
-def as_texts(column: Iterable[Any], name: str) -> list[str]:
-    """A list, array or pandas column as a list of strings, checked. `name` stands for it in errors.
+def as_texts(column: Iterable[Any], name: str, longest: int = MAX_CHARACTERS) -> list[str]:
+    """A list, array or pandas column as a list of strings of at most `longest` characters, checked. `name` stands for
+    it in errors.
 
     Raises DataError naming the row (from 0, as indexing has it) of a missing, empty or over-long text.
     """
@@ -118,7 +119,7 @@ def as_texts(column: Iterable[Any], name: str) -> list[str]:
         raise DataError(f"{name} has {getattr(column, 'ndim', 0)} dimensions; expected one column of strings")
     texts = []
     for row, text in enumerate(column):
-        complaint = _complaint(name, text)
+        complaint = _complaint(name, text, longest)
         if complaint is not None:
             raise DataError(f"{name}[{row}]: {complaint}")
         texts.append(str(text))
@@ -139,15 +140,15 @@ def _input(path: str | Path) -> Path:
     return STDIN if str(path) == "-" else Path(path)
 
 
-def _complaint(side: str, text: Any) -> str | None:
+def _complaint(side: str, text: Any, longest: int = MAX_CHARACTERS) -> str | None:
     if text is None or (isinstance(text, float) and text != text):
         return f"the {side} is missing"
     if not isinstance(text, str):
         return f"the {side} is {type(text).__name__} {text!r}, expected a string"
     if any("\ud800" <= character <= "\udfff" for character in text):
         return f"the {side} holds half a surrogate pair, which is not a character"
-    if len(text) > MAX_CHARACTERS:
-        return f"the {side} has {len(text):,} characters, at most {MAX_CHARACTERS:,} are allowed"
+    if len(text) > longest:
+        return f"the {side} has {len(text):,} characters, at most {longest:,} are allowed"
     if not text.strip():
         return f"the {side} is empty"
     return None

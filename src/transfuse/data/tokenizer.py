@@ -46,6 +46,8 @@ class Tokenizer:
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         # an "<s>" in a user's text is text, not the start of a sequence
         backend.encode_special_tokens = True
+        backend.no_truncation()  # a loaded file may ask for either
+        backend.no_padding()
         self.backend = backend
 
     @classmethod
@@ -111,6 +113,13 @@ class Tokenizer:
     def decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """Texts of the ids, special tokens left out."""
         return [text.strip() for text in self.decode_exactly(ids)]
+
+    def decode_after(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str]:
+        """The text that ids add to those (one at least) that they follow, for (earlier, ids) rows."""
+        # some vocabularies drop the space of a text's first token, so each text is decoded from the token before it
+        earlier = self.decode_exactly([before[-1:] for before, _ in rows])
+        whole = self.decode_exactly([[before[-1], *ids] for before, ids in rows])
+        return [text[len(start) :] for start, text in zip(earlier, whole, strict=True)]
 
     def decode_exactly(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """`decode` with the spaces at both ends left on."""

@@ -27,7 +27,7 @@ from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate, stream
 from transfuse.metrics.text_scores import Score
 from transfuse.models.decoder import DecoderConfig, DecoderModel
-from transfuse.pretrained.directory import Origin, load_model, read_origin, save_model
+from transfuse.pretrained.directory import GENERATION, Origin, load_model, read_json, read_origin, save_model
 from transfuse.pretrained.hub import local_directory
 from transfuse.training.config import TrainingConfig
 from transfuse.training.language import language_loss
@@ -39,6 +39,9 @@ TRAINING = TrainingConfig(
     epochs=10, schedule="cosine", warmup_steps=100, weight_decay=0.1, label_smoothing=0.0, average=1
 )
 SEARCH = SearchConfig(beams=1, sample=True, temperature=0.8, top_p=0.95, max_tokens=200, batch_tokens=16_384)
+
+AT_A_TIME = 1 << 16
+"""Tokens that are decoded together to be counted."""
 
 Text = Corpus | Iterable[str]
 """Documents: a `Corpus` of files, or a list, array or column of texts."""
@@ -104,16 +107,17 @@ class LanguageModel(TrainedEstimator):
         file = TokenFile.write(folder / "tokens", corpus, self.tokenizer_, boundary)
         if validation is None:
             learned, judged = split_tail(file.tokens, file.starts, self.validation_fraction)
-            share = len(judged[0]) / len(file.tokens)
-            n_words, n_bytes = share * file.about.n_words, share * file.about.n_bytes
+            judged_print = file.about.fingerprint
+            n_words, n_bytes = self._size_of(judged[0])
         else:
             apart = TokenFile.write(
                 folder / "validation", as_corpus(validation, "validation"), self.tokenizer_, boundary
             )
             learned, judged = (file.tokens, file.starts), (apart.tokens, apart.starts)
+            judged_print = apart.about.fingerprint
             n_words, n_bytes = apart.about.n_words, apart.about.n_bytes
         data = self._dataset(*learned, file.about.fingerprint, seed)
-        held = self._dataset(*judged, file.about.fingerprint, seed)
+        held = self._dataset(*judged, judged_print, seed)
         identity = {"model": self.model.to_dict(), "data": data.fingerprint(), "validation": held.fingerprint()}
 
         def loss() -> float:
@@ -137,20 +141,27 @@ class LanguageModel(TrainedEstimator):
         """The `n_best` continuations of each prompt, best first; `search` overrides the estimator's own."""
         search = search or self.search
         _check_search(search)
-        found = generate(self.model_, self.encode(X), search)
-        texts = iter(self.tokenizer_.decode_exactly([one.ids for row in found for one in row]))
+        prompts = self.encode(X)
+        found = generate(self.model_, prompts, search)
+        written = [(prompt, one.ids) for prompt, row in zip(prompts, found, strict=True) for one in row]
+        texts = iter(self.tokenizer_.decode_after(written))
         return [
             [Candidate(next(texts), one.score, one.log_probability, one.finished, one.loop) for one in row]
             for row in found
         ]
 
     def stream(self, prompt: str, search: SearchConfig | None = None) -> Iterator[str]:
-        """The continuation of one prompt in pieces, as they are written; joined, they are what `predict` returns."""
+        """The continuation of one prompt in pieces, as they are written; joined, they are what `predict` returns, and
+        what a loop had repeated by the time it was noticed. Raises ConfigError if `n_best` is more than 1."""
         search = search or self.search
         _check_search(search)
+        if search.n_best != 1:
+            raise ConfigError(f"n_best={search.n_best}: a stream is one continuation")
         (row,) = self.encode([prompt])
-        start, end, ids = 0, 0, []
-        for ids in stream(self.model_, row, search):
+        # the prompt's last token decides whether a space comes first
+        start, end, ids = 0, 1, row[-1:]
+        for written in stream(self.model_, row, search):
+            ids = [row[-1], *written]
             before, now = self.tokenizer_.decode_exactly([ids[start:end], ids[start:]])
             # half a character: its other bytes are still to come
             if len(now) > len(before) and not now.endswith("\ufffd"):
@@ -210,7 +221,9 @@ class LanguageModel(TrainedEstimator):
         ]
         beside = {
             TOKENIZER: self.tokenizer_.to_json(),
-            TOKENIZER_CONFIG: json.dumps(tokenizer_values(self.tokenizer_, config.max_positions, **special), indent=2),
+            TOKENIZER_CONFIG: self.origin_.tokenizer_config
+            if self.origin_ and self.origin_.tokenizer_config
+            else json.dumps(tokenizer_values(self.tokenizer_, config.max_positions, **special), indent=2),
             ESTIMATOR: json.dumps(about, indent=2, ensure_ascii=False),
             "README.md": model_card("Language model", self.model_, self.results_, example),
         }
@@ -253,6 +266,7 @@ class LanguageModel(TrainedEstimator):
             estimator._check_settings()
         except ConfigError as error:
             raise ModelDirectoryError(f"{folder / ESTIMATOR}: {error}") from error
+        model.config = model.config.replace(end_ids=_all_end_ids(folder, model.config))
         estimator.model_, estimator.tokenizer_ = model.to(on), tokenizer
         estimator.results_, estimator.origin_ = about["results"], read_origin(folder)
         return estimator
@@ -278,14 +292,32 @@ class LanguageModel(TrainedEstimator):
             tokens, starts, context=self.context, end_id=self._end_id, fingerprint=fingerprint, seed=seed
         )
 
-    def _scores(self, loss: float, n_tokens: int, n_words: float, n_bytes: float) -> list[Score]:
+    def _size_of(self, tokens: Any) -> tuple[int, int]:
+        """Words (stretches without white space) and UTF-8 bytes of tokens."""
+        n_words = n_bytes = 0
+        for first in range(0, len(tokens), AT_A_TIME):
+            (text,) = self.tokenizer_.decode_exactly([tokens[first : first + AT_A_TIME].tolist()])
+            n_words, n_bytes = n_words + len(text.split()), n_bytes + len(text.encode())
+        return n_words, n_bytes
+
+    def _scores(self, loss: float, n_tokens: int, n_words: int, n_bytes: int) -> list[Score]:
         signature = f"context:{self.context}|stride:{self.context}|version:{transfuse.__version__}"
         total = loss * n_tokens
-        return [
+        # where a "word" is a line, as in Chinese, its perplexity is no number that a computer has
+        scores = [
             Score("perplexity", _exp(loss), f"per:token|{signature}"),
             Score("word perplexity", _exp(total / max(n_words, 1)), f"per:word|{signature}"),
-            Score("bits a byte", total / n_bytes / math.log(2), f"per:byte|{signature}"),
+            Score("bits a byte", total / max(n_bytes, 1) / math.log(2), f"per:byte|{signature}"),
         ]
+        return [score for score in scores if math.isfinite(score.value)]
+
+
+def _all_end_ids(folder: Path, config: DecoderConfig) -> tuple[int, ...]:
+    """The end tokens of config.json and those that only generation_config.json names, as chat models have them."""
+    further = read_json(folder / GENERATION, missing={}).get("eos_token_id")
+    further = further if isinstance(further, list) else [further]
+    known = [i for i in further if isinstance(i, int) and 0 <= i < config.vocab_size]
+    return tuple(dict.fromkeys([*config.end_ids, *known]))
 
 
 def _exp(nats: float) -> float:

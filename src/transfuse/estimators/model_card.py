@@ -18,7 +18,7 @@ def model_card(title: str, model: nn.Module, results: dict[str, Any], example: l
         "---",
         f"# {title}",
         "",
-        f"{n_parameters:,} parameters, trained with transfuse {transfuse.__version__}.",
+        f"{n_parameters:,} parameters, {'trained' if results else 'saved'} with transfuse {transfuse.__version__}.",
         "",
         *_results(results),
         "## Use",

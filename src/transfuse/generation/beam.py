@@ -15,7 +15,7 @@ from torch import Tensor
 from transfuse.errors import ConfigError
 from transfuse.generation.candidates import most_probable
 from transfuse.generation.config import SearchConfig
-from transfuse.generation.sequences import Hypothesis, Model, hypothesis, staying_rows
+from transfuse.generation.sequences import BeamState, Hypothesis, Model, hypothesis, staying_rows
 
 
 @dataclass
@@ -49,6 +49,8 @@ def beam_search(model: Model, sources: Sequence[Sequence[int]], config: SearchCo
         raise ConfigError(f"beams={width} must be at most half the vocabulary of {n_tokens}")
     limits = [model.n_tokens_allowed(source, config.max_tokens) for source in sources]
     state, first_N = model.begin(sources)
+    if not isinstance(state, BeamState):
+        raise ConfigError(f"beams={width}: this model writes one sequence a row, beams=1")
     beams = _first_beams(torch.tensor(limits, device=first_N.device))
     results: dict[int, list[Hypothesis]] = {}
     ids_NW = first_N[:, None]

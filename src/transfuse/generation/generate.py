@@ -38,7 +38,8 @@ def generate(model: Model, prompts: Rows, config: SearchConfig | None = None) ->
     batches = _by_length(model, prompts, config, n_cores)
     results: list[list[Hypothesis]] = [[] for _ in prompts]
     with packed(model.modules()):
-        written = each_on_a_core(lambda rows: _one_batch(model, prompts, rows, config), batches, n_cores)
+        n_at_once = min(n_cores, len(batches))
+        written = each_on_a_core(lambda rows: _one_batch(model, prompts, rows, config, n_at_once), batches, n_cores)
         for rows, found in zip(batches, written, strict=True):
             for row, hypotheses in zip(rows, found, strict=True):
                 results[row] = hypotheses
@@ -52,15 +53,17 @@ def stream(model: Model, prompt: Sequence[int], config: SearchConfig) -> Iterato
     Greedy or sampled as `config` says (`beams` = 1), token for token what `generate` writes.
     """
     model.eval()
-    _check_memory(model, [prompt], config)
+    _check_memory(model, [prompt], config, 1)
     with packed(model.modules()):
         for growing in write(model, [prompt], _choice(config, [0], 0), config):
             yield growing[0][1].hypothesis(model.config.end_ids, config.length_penalty).ids
 
 
-def _one_batch(model: Model, prompts: Rows, rows: list[int], config: SearchConfig) -> list[list[Hypothesis]]:
+def _one_batch(
+    model: Model, prompts: Rows, rows: list[int], config: SearchConfig, n_at_once: int
+) -> list[list[Hypothesis]]:
     chosen = [prompts[row] for row in rows]
-    _check_memory(model, chosen, config)
+    _check_memory(model, chosen, config, n_at_once)
     if config.beams > 1:
         return beam_search(model, chosen, config)
     drawn: list[list[Hypothesis]] = [[] for _ in rows]
@@ -92,12 +95,14 @@ def _by_length(model: Model, prompts: Rows, config: SearchConfig, n_cores: int) 
         n_batches = math.ceil(1.05 * n_batches / n_cores) * n_cores  # padding takes its share
 
 
-def _check_memory(model: Model, prompts: Rows, config: SearchConfig) -> None:
-    """Raise GenerationError if the cache that a batch may grow to is more than there is memory for."""
+def _check_memory(model: Model, prompts: Rows, config: SearchConfig, n_at_once: int) -> None:
+    """Raise GenerationError if the cache that a batch may grow to, of `n_at_once` running side by side, is more than
+    there is memory for."""
     needed = sum(
         model.cache_bytes(row, model.n_tokens_allowed(row, config.max_tokens), config.beams) for row in prompts
     )
     available = available_bytes(next(model.parameters()).device)
+    available = None if available is None else available // n_at_once
     if available is not None and needed > available:
         raise GenerationError(
             f"{len(prompts)} rows of up to {max(map(len, prompts)):,} tokens may need {needed:,} bytes of keys and "

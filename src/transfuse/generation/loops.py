@@ -1,14 +1,13 @@
 """Noticing that a generation repeats itself.
 
-Over a sequence's n-grams, take the window without a repeat that ends at the newest one. When a new n-gram moves the
-window's left end, it equals the n-gram as many places back as the window is then long. So while the left end moves at
-every token and the length stays p, the text has the period p: a loop is a window that has stopped growing, and is
-found in constant time a token.
+Over a sequence's n-grams, the window without a repeat that ends at the newest one stops growing when an n-gram recurs;
+the distance to where it occurred before is the period that a loop would have. The period is kept for as long as every
+further token equals the one a period before it, and a loop is a period that has been kept long enough. Constant time a
+token.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from transfuse.strings.distinct import DistinctWindow
@@ -30,24 +29,22 @@ class LoopFinder:
 
     def __init__(self, repeats: int) -> None:
         self.repeats = repeats
-        self._recent: deque[int] = deque(maxlen=NGRAM)
+        self._ids: list[int] = []
         self._window = DistinctWindow()
-        self._n_tokens, self._period, self._n_equal = 0, 0, 0
+        self._period, self._n_equal = 0, 0
 
     def push(self, token: int) -> Loop | None:
         """Add a token; return the loop that it closes, if it does."""
-        self._recent.append(token)
-        self._n_tokens += 1
-        if len(self._recent) < NGRAM:
+        self._ids.append(token)
+        if len(self._ids) < NGRAM:
             return None
-        start = self._window.start
-        period = self._window.push(tuple(self._recent))
-        if self._window.start == start:
-            self._n_equal = 0
+        self._window.push(tuple(self._ids[-NGRAM:]))
+        if self._period and token == self._ids[-1 - self._period]:
+            self._n_equal += 1
+        elif self._window.previous is None:
+            self._period = 0
+        else:
+            self._period, self._n_equal = self._window.n - 1 - self._window.previous, NGRAM
+        if not self._period or self._n_equal + self._period < self.repeats * self._period:
             return None
-        self._n_equal = self._n_equal + 1 if period == self._period else 1
-        self._period = period
-        equal_tokens = self._n_equal + NGRAM - 1  # to those a period before
-        if equal_tokens + period < self.repeats * period:
-            return None
-        return Loop(self._n_tokens - equal_tokens, period)
+        return Loop(len(self._ids) - self._n_equal, self._period)

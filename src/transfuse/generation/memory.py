@@ -12,7 +12,8 @@ MEMINFO = Path("/proc/meminfo")
 def available_bytes(device: torch.device) -> int | None:
     """Bytes that can still be taken on `device` without swapping; None where the system does not say."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept  # what PyTorch has let go of is its to use again
     try:
         lines = MEMINFO.read_text().splitlines()
     except OSError:

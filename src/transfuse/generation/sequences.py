@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class State(Protocol):
         """Keep these rows."""
 
 
+@runtime_checkable
 class BeamState(State, Protocol):
     """A memory that can hold several continuations of a row."""
 

@@ -15,7 +15,7 @@ from transfuse.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Score:
-    """A corpus score between 0 and 100 with the signature of how it was counted."""
+    """A corpus score (0 to 100 where texts are compared) with the signature of how it was counted."""
 
     name: str
     value: float

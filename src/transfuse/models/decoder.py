@@ -74,7 +74,9 @@ class DecoderConfig(Config):
         self.check_positive("vocab_size", "d_model", "n_layers", "d_head", "d_hidden", "max_positions")
         self.check_positive("norm_eps", "rotary_base", "rotary_factor", "rotary_original_positions")
         self.check_fraction("dropout", "attention_dropout")
-        check_heads(self.d_model, self.n_heads, self.n_kv_heads or self.n_heads, self.d_head)
+        check_heads(
+            self.d_model, self.n_heads, self.n_heads if self.n_kv_heads is None else self.n_kv_heads, self.d_head
+        )
         if self.positions == "rotary" and self.head_width % 2:
             raise ConfigError(f"d_head={self.head_width} must be even for rotary positions")
         for name, ids in (("start_id", (self.start_id,)), ("end_ids", self.end_ids)):
@@ -88,6 +90,11 @@ class DecoderConfig(Config):
     def head_width(self) -> int:
         """Coordinates of a head."""
         return self.d_head or self.d_model // self.n_heads
+
+    @property
+    def has_plain_heads(self) -> bool:
+        """Whether the query heads are as wide together as the model."""
+        return self.n_heads * self.head_width == self.d_model
 
     @property
     def n_target_tokens(self) -> int:
@@ -155,7 +162,8 @@ class DecoderModel(nn.Module):
 
     def forward(self, ids_BT: Tensor, keep: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Logits (B, T, V). `keep` (B, T) or (B, T, T) says what may be attended to besides being earlier, `positions`
-        (B, T) where tokens stand, by default 0 to T - 1."""
+        (B, T) which learned position each token has, by default 0 to T - 1; rotary positions act by distances in the
+        row alone, which packing documents into rows does not change."""
         return self.output(self.hidden(ids_BT, keep, positions))
 
     def hidden(self, ids_BT: Tensor, keep: Tensor | None = None, positions: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ resumed run makes the same one.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,8 +27,8 @@ CHUNK_NUMBERS = 1 << 20
 class Linear(nn.Linear):
     """`torch.nn.Linear` with its forward and backward products made by `linear`."""
 
-    _packs = False
-    """Whether `packed` is in force for this layer."""
+    _n_packed = 0
+    """How many `packed` are in force for this layer."""
 
     _own: Packed | None = None
     _group: Packed | None = None
@@ -35,11 +36,15 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor, activation: Literal["none", "relu"] = "none") -> Tensor:
         """(..., d_in) to (..., d_out), with the activation applied on the way where one is named."""
-        if self._packs and x.numel():
-            self._own = self._own or Packed([self])
-            return _product(x, self._own.weight, self._own.bias, activation)
+        if self.packs(x):
+            own = self._own = self._own or Packed([self])
+            return _product(x, own.weight, own.bias, activation)
         y = linear(x, self.weight, self.bias)
         return y.relu() if activation == "relu" else y
+
+    def packs(self, x: Tensor) -> bool:
+        """Whether `x` is multiplied with packed weights, which have no gradient."""
+        return self._n_packed > 0 and not torch.is_grad_enabled() and x.numel() > 0
 
 
 class Packed:
@@ -54,11 +59,11 @@ class Packed:
 def together(layers: Sequence[Linear], x: Tensor) -> Sequence[Tensor]:
     """What each of `layers`, all with a bias or all without, makes of `x`: in one product where they are `packed`."""
     first = layers[0]
-    if not first._packs or not x.numel():
+    if not first.packs(x):
         return [layer(x) for layer in layers]
-    first._group = first._group or Packed(layers)
+    group = first._group = first._group or Packed(layers)
     widths = [layer.out_features for layer in layers]
-    return torch.split(_product(x, first._group.weight, first._group.bias), widths, dim=-1)
+    return torch.split(_product(x, group.weight, group.bias), widths, dim=-1)
 
 
 @contextmanager
@@ -66,16 +71,26 @@ def packed(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Inside, those of `modules` that are a `Linear` keep their weights in the layout oneDNN multiplies in, which it
     otherwise makes anew for every product. For inference in float32 on a CPU; elsewhere nothing changes.
 
-    The weights must not change inside, and take their memory twice.
+    The weights must not change inside, and take their memory twice. Several threads may be inside at once.
     """
-    parts = [part for part in modules if isinstance(part, Linear) and _goes_to_onednn(part.weight) and not part._packs]
+    parts = [part for part in modules if isinstance(part, Linear) and _goes_to_onednn(part.weight)]
+    _count(parts, 1)
     try:
-        for part in parts:
-            part._packs = True
         yield
     finally:
+        _count(parts, -1)
+
+
+_COUNTING = threading.Lock()
+
+
+def _count(parts: Sequence[Linear], change: int) -> None:
+    """Let one more or one fewer be inside; the first finds, and the last leaves, nothing packed."""
+    with _COUNTING:
         for part in parts:
-            part._packs, part._own, part._group = False, None, None
+            part._n_packed += change
+            if part._n_packed == max(change, 0):
+                part._own = part._group = None
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

@@ -36,10 +36,10 @@ class Sinusoidal(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         """Vectors of `positions`, whose shape gets a last axis D."""
-        stop = int(positions.max()) + 1
-        if stop > len(self.table_PD):
-            self.table_PD = self._table(2 * stop).to(self.table_PD)
-        return self.table_PD[positions]
+        stop, table_PD = int(positions.max()) + 1, self.table_PD
+        if stop > len(table_PD):
+            self.table_PD = table_PD = self._table(2 * stop).to(table_PD)
+        return table_PD[positions]
 
     def _table(self, n_positions: int) -> Tensor:
         # fairseq and M2M100 compute theirs in float32 throughout; at position 500 that moves an angle by 3e-5

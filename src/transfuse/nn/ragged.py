@@ -48,12 +48,13 @@ class RaggedRows:
         self.lengths = [length + 1 for length in self.lengths]
         self.positions = torch.tensor(self.lengths) - 1
         self.owners = torch.arange(len(self.lengths))
-        self.parts, first = [], 0
-        for last in range(1, len(self.lengths) + 1):
-            group = self.lengths[first:last]
-            if last == len(self.lengths) or _padding([*group, self.lengths[last]]) > WASTE:
-                self.parts.append(self._decoding(slice(first, last), group))
-                first = last
+        self.parts, first, longest, total = [], 0, 0, 0
+        for row, length in enumerate(self.lengths):
+            longest, total = max(longest, length), total + length
+            if longest * (row + 1 - first) - total > WASTE:
+                self.parts.append(self._decoding(slice(first, row)))
+                first, longest, total = row, length, length
+        self.parts.append(self._decoding(slice(first, len(self.lengths))))
 
     def extend(self, stretches: Sequence[tuple[int, int]]) -> None:
         """Let the step's tokens be, for each (row, n), the next n of that row."""
@@ -70,15 +71,12 @@ class RaggedRows:
         """Keep these rows, in this order."""
         self.lengths = [self.lengths[row] for row in rows.tolist()]
 
-    def _decoding(self, rows: slice, lengths: list[int]) -> Part:
+    def _decoding(self, rows: slice) -> Part:
+        lengths = self.lengths[rows]
         longest, keep_BS = max(lengths), None
         if min(lengths) < longest:
             keep_BS = (torch.arange(longest) < torch.tensor(lengths)[:, None]).to(self.device)
         return Part(rows, rows, 1, longest, keep_BS)
-
-
-def _padding(lengths: Sequence[int]) -> int:
-    return max(lengths) * len(lengths) - sum(lengths)
 
 
 class RaggedCache:

@@ -14,7 +14,7 @@ from torch import Tensor
 from transfuse.errors import ConfigError, ModelDirectoryError
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
 from transfuse.pretrained.family import Family
-from transfuse.pretrained.renames import Rename, renamed_error
+from transfuse.pretrained.renames import Rename, drop_copy, renamed_error
 
 _ATTENTION = [("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj")]
 _PARTS = [
@@ -174,12 +174,7 @@ def _drop_copies(config: Seq2SeqConfig, weights: dict[str, Tensor]) -> None:
         tied = "model.shared.weight" if config.share_embeddings else "model.decoder.embed_tokens.weight"
         copies.append(("lm_head.weight", tied))
     for copy, original in copies:
-        if copy in weights and original not in weights:  # only one name of a tied table was kept, and it was this
-            weights[original] = weights.pop(copy)
-        elif copy in weights:
-            if not weights[copy].equal(weights[original]):
-                raise ModelDirectoryError(f"config.json ties {copy} to {original}, but the two differ")
-            del weights[copy]
+        drop_copy(weights, copy, original)
     if not config.output_bias and weights.pop("final_logits_bias", torch.zeros(1)).any():
         raise ModelDirectoryError("config.json says output_bias=false, but final_logits_bias holds more than zeros")
 

@@ -44,10 +44,12 @@ FAMILIES: dict[type, tuple[Family[Any], ...]] = {
 
 @dataclass(frozen=True)
 class Origin:
-    """The form a directory has: its `model_type` and the dtype of its weights."""
+    """The form a directory has: its `model_type`, the dtype of its weights, and its tokenizer_config.json, which may
+    say more than is known here."""
 
     model_type: str
     dtype: torch.dtype
+    tokenizer_config: str = ""
 
 
 def save_model(
@@ -143,7 +145,10 @@ def read_origin(folder: Path) -> Origin:
     dtype = getattr(torch, str(name), None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ModelDirectoryError(f"{folder / CONFIG}: dtype={name!r} is not a kind of floating-point number")
-    return Origin(read_config(folder)[0].model_type, dtype)
+    beside = folder / "tokenizer_config.json"
+    return Origin(
+        read_config(folder)[0].model_type, dtype, beside.read_text(encoding="utf-8") if beside.is_file() else ""
+    )
 
 
 def read_config(folder: Path) -> tuple[Family[Any], Any]:
@@ -159,6 +164,10 @@ def read_config(folder: Path) -> tuple[Family[Any], Any]:
         return family, family.config(values)
     except (ConfigError, ModelDirectoryError) as error:
         raise ModelDirectoryError(f"{folder / CONFIG}: {error}") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ModelDirectoryError(
+            f"{folder / CONFIG}: a value is missing or of another type than {family.model_type} has it ({error!r})"
+        ) from error
 
 
 def read_json(path: Path, missing: dict[str, Any] | None = None) -> dict[str, Any]:

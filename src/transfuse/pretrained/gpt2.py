@@ -11,7 +11,7 @@ from torch import Tensor
 from transfuse.errors import ConfigError, ModelDirectoryError
 from transfuse.models.decoder import DecoderConfig, DecoderModel
 from transfuse.pretrained.family import Family
-from transfuse.pretrained.renames import Rename, renamed_error
+from transfuse.pretrained.renames import Rename, drop_copy, renamed_error
 
 
 def _transposed(weight: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ _VARIANTS = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": Fals
 
 def _expresses(c: DecoderConfig) -> bool:
     biased = c.qkv_bias and c.out_bias and c.hidden_bias
-    plain = c.positions == "learned" and c.norm == "layer" and not c.gated and c.d_head is None
+    plain = c.positions == "learned" and c.norm == "layer" and not c.gated and c.has_plain_heads
     return biased and plain and c.n_kv_heads in (None, c.n_heads)
 
 
@@ -143,10 +143,8 @@ def _split(config: DecoderConfig, weights: dict[str, Tensor]) -> None:
             raise ModelDirectoryError(f"{name} has shape {tuple(fused.shape)}, whose last axis must divide by 3")
         for part, value in zip(("query", "key", "value"), fused.chunk(3, dim=-1), strict=True):
             weights[name.replace("c_attn", part)] = value.contiguous()
-    if config.tie_output and "lm_head.weight" in weights:
-        if not weights["lm_head.weight"].equal(weights["transformer.wte.weight"]):
-            raise ModelDirectoryError("config.json ties lm_head.weight to transformer.wte.weight, but they differ")
-        del weights["lm_head.weight"]
+    if config.tie_output:
+        drop_copy(weights, "lm_head.weight", "transformer.wte.weight")
 
 
 GPT2 = Family(

@@ -13,7 +13,7 @@ from torch import Tensor
 from transfuse.errors import ConfigError, ModelDirectoryError
 from transfuse.models.decoder import DecoderConfig, DecoderModel
 from transfuse.pretrained.family import Family
-from transfuse.pretrained.renames import Rename, renamed_error
+from transfuse.pretrained.renames import Rename, drop_copy, renamed_error
 
 _PARTS = [
     ("attention.query", "self_attn.q_proj"),
@@ -46,6 +46,9 @@ _FIELDS = {
     "max_positions": "max_position_embeddings",
 }
 """Fields that only change their name and that every config.json has."""
+
+WINDOW = 4096
+"""The sliding window of a config.json that names none, as `transformers` has it."""
 
 _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
 
@@ -156,23 +159,23 @@ def _llama_config(values: Mapping[str, Any]) -> DecoderConfig:
 
 
 def _mistral_config(values: Mapping[str, Any]) -> DecoderConfig:
-    _refuse_sliding_window(values, values.get("sliding_window", 4096))  # transformers' default
-    return _config(values)
+    config = _config(values)
+    _refuse_sliding_window(values, values.get("sliding_window", WINDOW))
+    return config
 
 
 def _qwen2_config(values: Mapping[str, Any]) -> DecoderConfig:
+    config = _config(values, qkv_bias=True)
     if values.get("use_sliding_window", False):
-        _refuse_sliding_window(values, values.get("sliding_window"))
-    return _config(values, qkv_bias=True)
+        _refuse_sliding_window(values, values.get("sliding_window", WINDOW))
+    return config
 
 
 def _reduce(config: DecoderConfig, weights: dict[str, Tensor]) -> None:
     for name in [name for name in weights if name.endswith("rotary_emb.inv_freq")]:
         del weights[name]  # a table that older `transformers` saved
-    if config.tie_output and "lm_head.weight" in weights:
-        if not weights["lm_head.weight"].equal(weights["model.embed_tokens.weight"]):
-            raise ModelDirectoryError("config.json ties lm_head.weight to model.embed_tokens.weight, but they differ")
-        del weights["lm_head.weight"]
+    if config.tie_output:
+        drop_copy(weights, "lm_head.weight", "model.embed_tokens.weight")
 
 
 def _family(model_type: str, architecture: str, **parts: Any) -> Family[DecoderConfig]:
@@ -207,7 +210,7 @@ MISTRAL = _family(
 QWEN2 = _family(
     "qwen2",
     "Qwen2ForCausalLM",
-    expresses=lambda c: _expresses(c) and c.qkv_bias and not (c.out_bias or c.hidden_bias) and c.d_head is None,
+    expresses=lambda c: _expresses(c) and c.qkv_bias and not (c.out_bias or c.hidden_bias) and c.has_plain_heads,
     values=lambda c: _values(c) | {"use_sliding_window": False},
     config=_qwen2_config,
 )

@@ -52,6 +52,19 @@ def to_ours(table: Iterable[Rename], weights: Mapping[str, Tensor]) -> tuple[dic
     return renamed, unknown
 
 
+def drop_copy(weights: dict[str, Tensor], copy: str, original: str) -> None:
+    """Leave a tied table under its `original` name alone, whichever of the two names a file has kept.
+
+    Raises ModelDirectoryError if the two hold different numbers.
+    """
+    if copy in weights and original not in weights:
+        weights[original] = weights.pop(copy)
+    elif copy in weights:
+        if not weights[copy].equal(weights[original]):
+            raise ModelDirectoryError(f"config.json ties {copy} to {original}, but the two differ")
+        del weights[copy]
+
+
 def renamed_error(error: ConfigError, names: Mapping[str, str]) -> ModelDirectoryError:
     """What is wrong with one of our fields, said of the key that their config.json has for it."""
     message = str(error)

@@ -31,8 +31,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 def _read_shards(folder: Path) -> dict[str, Tensor]:
     path = folder / INDEX
     try:
-        shard_of = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        shard_of = {str(name): str(shard) for name, shard in json.loads(path.read_text())["weight_map"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelDirectoryError(f"{path}: not an index of shards ({error!r})") from error
     weights: dict[str, Tensor] = {}
     for name in sorted(set(shard_of.values())):

@@ -11,10 +11,14 @@ from collections.abc import Hashable
 
 
 class DistinctWindow:
-    """The window without a repeat that ends at the newest element of a stream: elements `start` to `n` - 1."""
+    """The window without a repeat that ends at the newest element of a stream: elements `start` to `n` - 1.
+
+    `previous` is where the newest element occurred before, None where it is new.
+    """
 
     def __init__(self) -> None:
         self.start, self.n = 0, 0
+        self.previous: int | None = None
         self._last: dict[Hashable, int] = {}
 
     def __len__(self) -> int:
@@ -23,7 +27,9 @@ class DistinctWindow:
     def push(self, element: Hashable) -> int:
         """Add an element; return the window's length."""
         # "abba": the second a is not in the window, which must not move back to the first
-        self.start = max(self.start, self._last.get(element, -1) + 1)
+        self.previous = self._last.get(element)
+        if self.previous is not None:
+            self.start = max(self.start, self.previous + 1)
         self._last[element] = self.n
         self.n += 1
         return len(self)
