@@ -56,7 +56,7 @@ def train(text: Path, model: DecoderConfig, context: int, training: TrainingConf
         if steps > 200:
             return estimator.results_["held_out_loss"], seconds, steps
         # the cosine must know its end: the steps that will fit, with a margin for reading and validating
-        steps = int(0.95 * steps * SECONDS / estimator.results_["seconds"])
+        steps = int(0.85 * steps * SECONDS / estimator.results_["seconds"])
 
 
 def main(text: Path) -> int:

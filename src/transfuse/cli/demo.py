@@ -81,16 +81,22 @@ def run_demo(out: Path, seed: int, say: Callable[[str], None], show: Callable[[s
     model = Seq2Seq(
         model=Seq2SeqConfig(
             vocab_size=1000,
-            d_model=128,
+            d_model=96,
             encoder_layers=2,
             decoder_layers=2,
-            encoder_hidden=256,
-            decoder_hidden=256,
+            encoder_hidden=192,
+            decoder_hidden=192,
             max_positions=64,
         ),
         tokenizer=TokenizerConfig(lowercase=True, split_digits=True),
         training=TrainingConfig(
-            epochs=8, learning_rate=3e-3, schedule="cosine", warmup_steps=200, label_smoothing=0.0, average=1
+            epochs=5,
+            batch_tokens=2048,
+            learning_rate=4e-3,
+            schedule="cosine",
+            warmup_steps=200,
+            label_smoothing=0.0,
+            average=1,
         ),
         search=SearchConfig(beams=1),
         metric="exact",
