@@ -137,3 +137,31 @@ def test_large_vocabularies_take_more_bytes(tmp_path: Path, monkeypatch: pytest.
     file = TokenFile.write(tmp_path / "tokens", Texts([TEXT]), tokenizer, 0)
     assert file.tokens.dtype == np.uint32
     assert file.tokens.tolist() == tokenizer.encode([TEXT])[0]
+
+
+def test_a_loaded_tokenizer_neither_cuts_nor_pads(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.backend.enable_truncation(4)
+    tokenizer.backend.enable_padding(length=50)
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
+    again = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert again.decode_exactly(again.encode_plain([TEXT])) == [TEXT]
+    assert len(again.encode_plain(["a"])[0]) <= 5
+
+
+def test_what_follows_keeps_the_space_that_a_first_token_would_lose() -> None:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models
+
+    backend = Backend(models.WordLevel({"▁It": 0, "▁was": 1, "▁dark": 2}, unk_token="▁It"))
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    tokenizer = Tokenizer(backend)
+    assert tokenizer.decode_exactly([[1, 2]]) == ["was dark"]
+    assert tokenizer.decode_after([([0], [1, 2]), ([2, 0], [])]) == [" was dark", ""]
+
+
+def test_paths_and_standard_input_are_no_documents() -> None:
+    with pytest.raises(DataError, match=r"X is the path books; the documents of files are Corpus\('books'\)"):
+        as_corpus(Path("books"))
+    with pytest.raises(DataError, match="standard input cannot be; write it to a file"):
+        Corpus("-")
+    assert documents(as_corpus(["a" * 200_000])) == ["a" * 200_000]

@@ -15,6 +15,7 @@ from sklearn.base import clone
 
 import transfuse
 from transfuse import (
+    CheckpointError,
     ConfigError,
     Corpus,
     DataError,
@@ -223,3 +224,45 @@ def test_directories_that_do_not_fit_are_refused(fitted: LanguageModel, saved: P
     (tmp_path / "tokenizer.json").write_text(larger.to_json())
     with pytest.raises(ModelDirectoryError, match=r"tokenizer\.json: \d+ tokens, but the model has"):
         LanguageModel.load(tmp_path)
+
+
+def test_a_stream_is_one_continuation(fitted: LanguageModel) -> None:
+    with pytest.raises(ConfigError, match="n_best=3: a stream is one continuation"):
+        next(fitted.stream("ten", SearchConfig(beams=1, sample=True, n_best=3)))
+
+
+def test_a_stream_left_unfinished_leaves_the_model_trainable(fitted: LanguageModel) -> None:
+    pieces = fitted.stream("ten green", GREEDY)
+    next(pieces)
+    fitted.model_(torch.tensor([[0, 5, 6]])).sum().backward()
+    assert all(weight.grad is not None for weight in fitted.model_.parameters())
+    fitted.model_.zero_grad()
+
+
+def test_held_out_sizes_are_those_of_the_held_out_text() -> None:
+    texts = ["ten green bottles. " * 30, "zehn grüne Flaschen 中文中文中文中文 " * 30]
+    model = make(validation_fraction=0.4, training=TRAINING.replace(max_steps=2)).fit(texts)
+    scores = {score["name"]: score["value"] for score in model.results_["held_out_metrics"]}
+    nats = math.log(scores["perplexity"])
+    tokens_a_byte = scores["bits a byte"] * math.log(2) / nats
+    ids = [token for row in model.encode(texts) for token in row]
+    tail = ids[round(0.6 * len(ids)) :]
+    (text,) = model.tokenizer_.decode_exactly([tail])
+    assert tokens_a_byte == pytest.approx(len(tail) / len(text.encode()))
+
+
+def test_another_validation_text_is_another_run(tmp_path: Path) -> None:
+    short = TRAINING.replace(max_steps=4, validate_every=2)
+    make(run_dir=tmp_path, training=short).fit(TEXTS, validation=["ten green bottles"])
+    with pytest.raises(CheckpointError, match="of another run, with other validation"):
+        make(run_dir=tmp_path, training=short).fit(TEXTS, validation=["green ten bottles"], resume=True)
+
+
+def test_end_tokens_that_only_generation_config_names_end_texts_too(fitted: LanguageModel, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [0, 7, 100000]}')
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "as it was"}')
+    model = LanguageModel.load(tmp_path)
+    assert model.model_.config.end_ids == (0, 7)
+    model.save(tmp_path / "again")
+    assert "as it was" in (tmp_path / "again" / "tokenizer_config.json").read_text()

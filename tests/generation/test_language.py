@@ -10,7 +10,7 @@ import torch
 from scipy.stats import chisquare
 
 import reference
-from transfuse.errors import DataError, GenerationError
+from transfuse.errors import ConfigError, DataError, GenerationError
 from transfuse.generation import cores, generate, memory
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.loops import LoopFinder
@@ -168,3 +168,19 @@ def test_available_memory_is_what_the_system_says(tmp_path: Path, monkeypatch: p
     assert memory.available_bytes(torch.device("cpu")) == 5 * 1024
     path.unlink()
     assert memory.available_bytes(torch.device("cpu")) is None
+
+
+def test_beams_need_a_model_that_has_them(model: DecoderModel) -> None:
+    with pytest.raises(ConfigError, match="beams=4: this model writes one sequence a row"):
+        generate.generate(model, PROMPTS, SearchConfig(beams=4))
+
+
+def test_batches_side_by_side_share_the_memory(model: DecoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "n_cores_of", lambda device: 2)
+    monkeypatch.setattr(generate, "FEWEST", 1)
+    largest = 2 * CONFIG.n_layers * 2 * 4 * 8 * sum(len(prompt) + LIMIT - 1 for prompt in PROMPTS)
+    monkeypatch.setattr(generate, "available_bytes", lambda device: largest)
+    generate.generate(model, PROMPTS, GREEDY.replace(batch_tokens=10**6))
+    monkeypatch.setattr(generate, "available_bytes", lambda device: largest // 2)
+    with pytest.raises(GenerationError, match="lower batch_tokens"):
+        generate.generate(model, PROMPTS, GREEDY.replace(batch_tokens=10**6))

@@ -468,3 +468,45 @@ def test_a_config_survives_json() -> None:
 def test_prompts_that_are_empty_or_too_long_are_refused(lengths: list[int]) -> None:
     with pytest.raises(DataError, match=rf"prompt {len(lengths) - 1} has {lengths[-1]} tokens; at least 1"):
         make("learned").begin([[3] * n for n in lengths])
+
+
+@pytest.mark.parametrize("name", ["qwen2", "gpt2", "mistral"])
+def test_a_directory_keeps_its_form_however_often_it_is_saved(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "0"
+    their_model(name).save_pretrained(folder)
+    for i in (1, 2, 3):
+        origin, again = read_origin(folder), tmp_path / str(i)
+        save_model(load_model(folder), again, origin=origin)
+        folder = again
+    assert read_origin(folder).model_type == name
+    assert_parity(load_model(folder), opened(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "table"), [("qwen2", "model.embed_tokens.weight"), ("gpt2", "transformer.wte.weight")]
+)
+def test_a_tied_table_is_found_under_either_name(name: str, table: str, tmp_path: Path) -> None:
+    theirs = their_model(name)
+    theirs.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["lm_head.weight"] = weights.pop(table)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    assert_parity(load_model(tmp_path), theirs)
+    save_file(weights | {table: weights["lm_head.weight"] + 1}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelDirectoryError, match=f"ties lm_head.weight to {table}, but the two differ"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rope_parameters": {"rope_type": "linear"}},
+        {"rope_parameters": "linear"},
+        {"hidden_act": ["silu"]},
+        {"num_key_value_heads": 0},
+        {"eos_token_id": "two"},
+    ],
+)
+def test_a_config_with_values_of_other_types_is_refused(changes: dict[str, Any], tmp_path: Path) -> None:
+    their_model("llama").save_pretrained(tmp_path)
+    assert "config.json: " in refused(tmp_path, **changes)

@@ -17,6 +17,7 @@ from transfuse.nn.cache import GROWTH, KeyValueCache
 from transfuse.nn.dropout import Dropout
 from transfuse.nn.embeddings import TokenEmbedding
 from transfuse.nn.feed_forward import FeedForward
+from transfuse.nn.norms import RMSNorm
 from transfuse.nn.positions import Learned, Rotary, Sinusoidal
 
 ONE_ULP = 2**-24  # of a float32 just below 1
@@ -434,3 +435,15 @@ def test_cached_stack_is_the_uncached_stack() -> None:
     caches, memory_keep = [BlockCache(KeyValueCache()), BlockCache(KeyValueCache())], masks["memory_keep"]
     steps = [stack(x[:, t : t + 1], memory, memory_keep=memory_keep, cache=caches) for t in range(5)]
     assert_same(torch.cat(steps, dim=1), stack(x, memory, memory_keep=memory_keep))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_root_mean_square_norm_is_the_same_with_and_without_gradients(dtype: torch.dtype) -> None:
+    norm, x = reference.draw(RMSNorm(7, eps=1e-3), seed=1).to(dtype), normal(2, 3, 7).to(dtype)
+    expected = x / ((x**2).mean(-1, keepdim=True) + 1e-3).sqrt() * norm.weight
+    with torch.inference_mode():
+        quick = norm(x)
+    assert quick.dtype == norm(x).dtype == dtype
+    tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 3e-2}[dtype]
+    assert_same(quick, expected, tolerance)
+    assert_same(norm(x), expected, tolerance)

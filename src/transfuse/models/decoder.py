@@ -22,6 +22,7 @@ from transfuse.nn.blocks import Block, BlockCache, Stack
 from transfuse.nn.embeddings import TokenEmbedding
 from transfuse.nn.feed_forward import FeedForward
 from transfuse.nn.linear import Linear
+from transfuse.nn.norms import RMSNorm
 from transfuse.nn.positions import Learned, Rotary, RotaryScaling
 from transfuse.nn.ragged import RaggedCache, RaggedRows
 
@@ -235,7 +236,7 @@ def _chunks(lengths: Sequence[int], budget: int) -> Iterator[list[tuple[int, int
 
 
 def _norm(c: DecoderConfig) -> Callable[[int], nn.Module]:
-    return partial(nn.RMSNorm if c.norm == "rms" else nn.LayerNorm, eps=c.norm_eps)
+    return partial(RMSNorm if c.norm == "rms" else nn.LayerNorm, eps=c.norm_eps)
 
 
 def _rotary(c: DecoderConfig) -> Rotary | None:

@@ -22,11 +22,12 @@ from transfuse.nn.cache import KeyValueCache
 from transfuse.nn.embeddings import TokenEmbedding
 from transfuse.nn.feed_forward import FeedForward
 from transfuse.nn.linear import Linear
+from transfuse.nn.norms import RMSNorm
 from transfuse.nn.positions import Learned, Rotary, Sinusoidal
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "layer": partial(nn.LayerNorm, eps=1e-5),
-    "rms": partial(nn.RMSNorm, eps=1e-6),
+    "rms": partial(RMSNorm, eps=1e-6),
 }
 
 

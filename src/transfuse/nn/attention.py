@@ -115,10 +115,18 @@ class Attention(nn.Module):
             if positions_T is None:
                 T = x_BTD.shape[1]
                 positions_T = torch.arange(T) if cache is None else cache.positions(T)
-            q_BHTK, k_BGTK = self.rotary(q_BHTK, positions_T), self.rotary(k_BGTK, positions_T)
+            q_BHTK, k_BGTK = self._turn(q_BHTK, k_BGTK, positions_T)
         if cache is not None:
             k_BGTK, v_BGTK = cache.append(k_BGTK, v_BGTK)
         return q_BHTK, k_BGTK, v_BGTK
+
+    def _turn(self, q_BHTK: Tensor, k_BGTK: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+        assert self.rotary is not None
+        if torch.is_grad_enabled():
+            return self.rotary(q_BHTK, positions_T), self.rotary(k_BGTK, positions_T)
+        # a few rows cost less copied than turned in two calls
+        turned = self.rotary(torch.cat([q_BHTK, k_BGTK], dim=1), positions_T)
+        return turned[:, : self.n_heads], turned[:, self.n_heads :]
 
     def _memory_heads(self, memory_BSD: Tensor, cache: KeyValueCache | None) -> tuple[Tensor, Tensor]:
         if cache is not None and len(cache):
@@ -174,10 +182,7 @@ def _weights(q_BHTK: Tensor, k_BGSK: Tensor, keep: Tensor | None, causal: bool) 
     B, H, T, K = q_BHTK.shape
     G, S = k_BGSK.shape[1:3]
     folded = (q_BHTK * (1 / math.sqrt(K))).reshape(B, G, H // G * T, K)  # neighbours share a group
-    if folded.shape[2] == 1:  # a product with one column reads the keys faster than one with one row
-        scores = (k_BGSK @ folded.transpose(2, 3)).view(B, G, 1, 1, S)
-    else:
-        scores = (folded @ k_BGSK.transpose(2, 3)).view(B, G, H // G, T, S)
+    scores = (folded @ k_BGSK.transpose(2, 3)).view(B, G, H // G, T, S)
     allowed = _allowed(keep, causal and T > 1, T, S, q_BHTK.device)
     if allowed is not None:
         scores = scores + torch.where(allowed, 0.0, -math.inf).to(scores.dtype).unsqueeze(1)
