@@ -36,6 +36,7 @@ _HOMES = {
     "TruncatedWarning": "transfuse.errors",
     "UnseenCharactersWarning": "transfuse.errors",
     "inspect": "transfuse.reports.inspection",
+    "kind_of": "transfuse.estimators.directory",
     "load": "transfuse.estimators.directory",
     "read_pairs": "transfuse.data.pairs",
     "read_sources": "transfuse.data.pairs",
@@ -67,6 +68,7 @@ __all__ = [
     "TruncatedWarning",
     "UnseenCharactersWarning",
     "inspect",
+    "kind_of",
     "load",
     "read_pairs",
     "read_sources",
@@ -90,7 +92,7 @@ if TYPE_CHECKING:
         UnseenCharactersWarning,
     )
     from transfuse.estimators.candidate import Candidate
-    from transfuse.estimators.directory import load
+    from transfuse.estimators.directory import kind_of, load
     from transfuse.estimators.language_model import LanguageModel
     from transfuse.estimators.seq2seq import Seq2Seq
     from transfuse.generation.config import SearchConfig

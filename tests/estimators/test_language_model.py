@@ -245,7 +245,7 @@ def test_held_out_sizes_are_those_of_the_held_out_text() -> None:
     scores = {score["name"]: score["value"] for score in model.results_["held_out_metrics"]}
     nats = math.log(scores["perplexity"])
     tokens_a_byte = scores["bits a byte"] * math.log(2) / nats
-    ids = [token for row in model.encode(texts) for token in row]
+    ids = [token for row in model.tokenizer_.encode(texts) for token in row]
     tail = ids[round(0.6 * len(ids)) :]
     (text,) = model.tokenizer_.decode_exactly([tail])
     assert tokens_a_byte == pytest.approx(len(tail) / len(text.encode()))

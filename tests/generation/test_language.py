@@ -178,9 +178,11 @@ def test_beams_need_a_model_that_has_them(model: DecoderModel) -> None:
 def test_batches_side_by_side_share_the_memory(model: DecoderModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "n_cores_of", lambda device: 2)
     monkeypatch.setattr(generate, "FEWEST", 1)
-    largest = 2 * CONFIG.n_layers * 2 * 4 * 8 * sum(len(prompt) + LIMIT - 1 for prompt in PROMPTS)
-    monkeypatch.setattr(generate, "available_bytes", lambda device: largest)
-    generate.generate(model, PROMPTS, GREEDY.replace(batch_tokens=10**6))
-    monkeypatch.setattr(generate, "available_bytes", lambda device: largest // 2)
+    positions = [4 + LIMIT - 1] * 6
+    largest_batch = 2 * CONFIG.n_layers * 2 * 4 * 8 * sum(positions[:3])
+    config = GREEDY.replace(batch_tokens=10**6)
+    monkeypatch.setattr(generate, "available_bytes", lambda device: 2 * largest_batch)
+    generate.generate(model, prompts([4] * 6), config)
+    monkeypatch.setattr(generate, "available_bytes", lambda device: 2 * largest_batch - 1)
     with pytest.raises(GenerationError, match="lower batch_tokens"):
-        generate.generate(model, PROMPTS, GREEDY.replace(batch_tokens=10**6))
+        generate.generate(model, prompts([4] * 6), config)

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -212,16 +212,12 @@ def predict(
 
     A language model takes all of standard input for one prompt, and prints its continuation as it is written.
     """
-    from transfuse import LanguageModel
-
-    model = _load(directory, device)
-    search = _search(model, beams, n_best, settings)
-    if isinstance(model, LanguageModel) and data == "-" and not as_json:
-        for piece in model.stream(_prompt(), search):
-            typer.echo(piece, nl=False)
-        typer.echo()
+    if data == "-" and not as_json and _is_language_model(directory):
+        _stream(directory, beams, n_best, settings, device)
         return
     texts = _read_sources(data, source)
+    model = _load(directory, device)
+    search = _search(model, beams, n_best, settings)
     for text, candidates in zip(texts, model.predict_n_best(texts, search), strict=True):
         if as_json:
             outputs = [one.to_dict() for one in candidates]
@@ -246,16 +242,16 @@ def evaluate(
     device: Device = None,
 ) -> None:
     """Score the model on data it was not trained on, with signatures: pairs, or text for a language model."""
-    from transfuse import Corpus, LanguageModel
-
-    model = _load(directory, device)
-    if isinstance(model, LanguageModel):
+    if _is_language_model(directory):
         if metric or beams or source or target or skip_bad_rows:
             raise ConfigError("--metric, --beams, --source, --target and --skip-bad-rows are for pairs")
-        scores = model.evaluate(Corpus(data, key=key))
-        about = {}
+        from transfuse import Corpus
+
+        corpus, about = Corpus(data, key=key), {}
+        scores = cast("LanguageModel", _load(directory, device)).evaluate(corpus)
     else:
         pairs = _read_pairs(data, source, target, skip_bad_rows)
+        model = cast("Seq2Seq", _load(directory, device))
         model.set_params(search=_search(model, beams))
         scores = model.evaluate(pairs.sources, pairs.targets, metric or model.metric)
         about = {"rows": len(pairs)}
@@ -321,6 +317,27 @@ def _read_sources(path: str, source: str | None) -> list[str]:
     from transfuse import read_sources
 
     return read_sources(path, source=source)
+
+
+def _is_language_model(directory: Path) -> bool:
+    """Whether a directory holds one; of a directory that cannot be opened, loading says why."""
+    from transfuse import ModelDirectoryError, kind_of
+
+    try:
+        return kind_of(directory) == "LanguageModel"
+    except ModelDirectoryError:
+        return False
+
+
+def _stream(
+    directory: Path, beams: int | None, n_best: int | None, settings: list[str] | None, device: str | None
+) -> None:
+    """Print the continuation of the prompt on standard input as it is written."""
+    prompt = _prompt()
+    model = cast("LanguageModel", _load(directory, device))
+    for piece in model.stream(prompt, _search(model, beams, n_best, settings)):
+        typer.echo(piece, nl=False)
+    typer.echo()
 
 
 def _prompt() -> str:

@@ -15,15 +15,20 @@ from transfuse.pretrained.hub import local_directory
 _ESTIMATORS: dict[str, type[Seq2Seq] | type[LanguageModel]] = {"Seq2Seq": Seq2Seq, "LanguageModel": LanguageModel}
 
 
+def kind_of(folder: str | Path) -> str:
+    """The name of the estimator that `load` makes of a directory or hub id. Raises ModelDirectoryError as it does."""
+    folder = local_directory(folder)
+    name: str = read_about(folder, {"estimator": ""})["estimator"]
+    if not name:
+        name = "LanguageModel" if isinstance(read_config(folder)[1], DecoderConfig) else "Seq2Seq"
+    if name not in _ESTIMATORS:
+        raise ModelDirectoryError(f"{folder / ESTIMATOR}: estimator={name!r} must be one of {', '.join(_ESTIMATORS)}")
+    return name
+
+
 def load(folder: str | Path, *, device: str | None = None) -> Seq2Seq | LanguageModel:
     """The estimator saved in `folder`; a bare directory or hub id of `transformers` opens as what its config.json says.
 
     Raises ModelDirectoryError naming file and rule.
     """
-    folder = local_directory(folder)
-    name = read_about(folder, {"estimator": ""})["estimator"]
-    if not name:
-        name = "LanguageModel" if isinstance(read_config(folder)[1], DecoderConfig) else "Seq2Seq"
-    if name not in _ESTIMATORS:
-        raise ModelDirectoryError(f"{folder / ESTIMATOR}: estimator={name!r} must be one of {', '.join(_ESTIMATORS)}")
-    return _ESTIMATORS[name].load(folder, device=device)
+    return _ESTIMATORS[kind_of(folder)].load(folder, device=device)
