@@ -8,14 +8,15 @@ BIN := $(VENV)/bin
 demo: $(VENV)/demo.stamp  ## train a real model in minutes and show that it works
 	$(BIN)/transfuse demo
 
-test: $(VENV)/test.stamp  ## run the tests
-	$(BIN)/python -m pytest
+test: $(VENV)/test.stamp  ## run the tests, on two cores, and then those that time something
+	$(BIN)/python -m pytest -n 2 -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/test.stamp  ## formatter, linter, types, tests with warnings as errors
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(MAKE) test
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

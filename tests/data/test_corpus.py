@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import lzma
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from transfuse.data import corpus as subject
 from transfuse.data.corpus import Corpus, Texts, as_corpus
 from transfuse.data.token_file import ABOUT, TokenFile
 from transfuse.data.tokenizer import BOUNDARY, Tokenizer, TokenizerConfig
-from transfuse.errors import DataError
+from transfuse.errors import CheckpointError, DataError
 
 TEXT = "Ein Hund läuft.\n\nEr läuft weit.\n  Und weiter: 中文 🙂\n"
 
@@ -165,3 +166,16 @@ def test_paths_and_standard_input_are_no_documents() -> None:
     with pytest.raises(DataError, match="standard input cannot be; write it to a file"):
         Corpus("-")
     assert documents(as_corpus(["a" * 200_000])) == ["a" * 200_000]
+
+
+def test_a_full_disk_is_named_and_leaves_what_was_there(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    before = TokenFile.write(tmp_path / "tokens", Texts([TEXT]), tokenizer, 0).about
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(CheckpointError, match=f"cannot write {tmp_path / 'tokens'}: File too large"):
+            TokenFile.write(tmp_path / "tokens", Texts([TEXT * 100]), tokenizer, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert TokenFile(tmp_path / "tokens").about == before
+    assert [path.name for path in tmp_path.iterdir()] == ["tokens"]

@@ -83,16 +83,7 @@ Model = Seq2SeqModel
 Theirs = Any
 
 
-@pytest.fixture(scope="module", autouse=True)
-def offline() -> Iterator[None]:
-    """No look-ups on the network, no progress bars, no advice on standard error."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        from transformers.utils import logging
-
-        logging.disable_progress_bar()
-        logging.set_verbosity_error()
-        yield
+pytestmark = pytest.mark.usefixtures("quiet_transformers")
 
 
 # Both sides, with random weights

@@ -15,7 +15,7 @@ import numpy as np
 
 from transfuse.data.tokenizer import Tokenizer
 from transfuse.durable import flush_folder
-from transfuse.errors import DataError
+from transfuse.errors import CheckpointError, DataError
 
 TOKENS, STARTS, ABOUT = "tokens.bin", "starts.npy", "about.json"
 AT_A_TIME = 64
@@ -48,8 +48,16 @@ class TokenFile:
     @classmethod
     def write(cls, folder: Path, documents: Iterable[Iterator[str]], tokenizer: Tokenizer, start_id: int) -> TokenFile:
         """Encode `documents` into `folder`, whole or not at all. Empty documents are left out; raises DataError if
-        nothing is left."""
-        stage = folder.with_name(f".{folder.name}")
+        nothing is left, CheckpointError if the disk refuses."""
+        try:
+            return cls._write(folder, documents, tokenizer, start_id)
+        except OSError as error:
+            shutil.rmtree(_stage(folder), ignore_errors=True)
+            raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from error
+
+    @classmethod
+    def _write(cls, folder: Path, documents: Iterable[Iterator[str]], tokenizer: Tokenizer, start_id: int) -> TokenFile:
+        stage = _stage(folder)
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
         dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
@@ -79,6 +87,10 @@ class TokenFile:
         shutil.rmtree(folder, ignore_errors=True)
         stage.rename(folder)
         return cls(folder)
+
+
+def _stage(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}")
 
 
 def _batches(pieces: Iterator[str]) -> Iterator[list[Any]]:

@@ -90,7 +90,7 @@ class LanguageModel(TrainedEstimator):
         DataError for unusable text, TrainingInterrupted, TrainingDiverged and CheckpointError as they say; the
         estimator is then what it was before.
         """
-        with self._unchanged_on_failure(), self._run_folder() as folder:
+        with self._unchanged_on_failure(), self._run_folder(resume) as folder:
             self._fit(folder, X, validation, resume)
         return self
 
@@ -189,7 +189,7 @@ class LanguageModel(TrainedEstimator):
             return self._scores(loss, file.about.n_tokens, file.about.n_words, file.about.n_bytes)
 
     def encode(self, texts: Iterable[str]) -> list[list[int]]:
-        """Ids of each prompt. Raises DataError for one that is empty or has no position left for another token."""
+        """Ids of each prompt. Raises DataError for one that is empty or longer than the model's positions."""
         check_is_fitted(self, "model_")
         rows = self.tokenizer_.encode(as_texts(texts, "X"))
         for i, row in enumerate(rows):
@@ -204,15 +204,7 @@ class LanguageModel(TrainedEstimator):
         """Write a Hugging Face style directory; `transformers` opens it where it has the architecture."""
         check_is_fitted(self, "model_")
         folder, config = Path(folder), self.model_.config
-        about = {
-            "estimator": type(self).__name__,
-            "version": transfuse.__version__,
-            "context": self.context,
-            "validation_fraction": self.validation_fraction,
-            "random_state": self.random_state if isinstance(self.random_state, int) else None,
-            **{name: getattr(self, name).to_dict() for name in ("tokenizer", "training", "search")},
-            "results": self.results_,
-        }
+        about = self._about(context=self.context)
         special = {"bos_token": config.start_id, "eos_token": self._end_id}
         example = [
             "from transfuse import LanguageModel",
@@ -237,7 +229,7 @@ class LanguageModel(TrainedEstimator):
         `dtype` ("float32", "bfloat16" or "float16") is what it computes in; `save` writes the dtype it was stored in.
         Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
         """
-        on = pick_device(device)  # the caller's setting, so not an error of the directory
+        pick_device(device)  # the caller's setting, so not an error of the directory
         if dtype not in ("float32", "bfloat16", "float16"):
             raise ConfigError(f"dtype={dtype!r} must be one of float32, bfloat16, float16")
         folder = local_directory(folder)
@@ -245,30 +237,12 @@ class LanguageModel(TrainedEstimator):
         if not isinstance(model, DecoderModel):
             raise ModelDirectoryError(f"{folder}: a {type(model).__name__}, expected a language model")
         tokenizer = Tokenizer.load(folder / TOKENIZER)
-        if len(tokenizer) > model.config.vocab_size:
-            raise ModelDirectoryError(
-                f"{folder / TOKENIZER}: {len(tokenizer)} tokens, but the model has {model.config.vocab_size}"
-            )
         context = min(256, model.config.max_positions)
         own = {"training": TRAINING.to_dict(), "search": SEARCH.to_dict(), "context": context}
         about = read_about(folder, COMMON | own)
-        try:
-            estimator = cls(
-                model=model.config,
-                tokenizer=TokenizerConfig.from_dict(about["tokenizer"]),
-                training=TrainingConfig.from_dict(about["training"]),
-                search=SearchConfig.from_dict(about["search"]),
-                context=about["context"],
-                validation_fraction=about["validation_fraction"],
-                random_state=about["random_state"],
-                device=device,
-            )
-            estimator._check_settings()
-        except ConfigError as error:
-            raise ModelDirectoryError(f"{folder / ESTIMATOR}: {error}") from error
         model.config = model.config.replace(end_ids=_all_end_ids(folder, model.config))
-        estimator.model_, estimator.tokenizer_ = model.to(on), tokenizer
-        estimator.results_, estimator.origin_ = about["results"], read_origin(folder)
+        estimator = cls._opened(folder, model, tokenizer, about, context=about["context"], device=device)
+        estimator.origin_ = read_origin(folder)
         return estimator
 
     def _check_settings(self) -> None:

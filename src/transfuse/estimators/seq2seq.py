@@ -11,7 +11,6 @@ from typing import Any, Self
 
 from sklearn.utils.validation import check_is_fitted
 
-import transfuse
 from transfuse.data.batches import PairDataset, hold_out
 from transfuse.data.pairs import Columns, as_pairs, as_texts
 from transfuse.data.tokenizer import SPECIAL_IDS, Tokenizer, TokenizerConfig
@@ -126,7 +125,7 @@ class Seq2Seq(TrainedEstimator):
         identity = {"model": self.model.to_dict(), "data": data.fingerprint(), "validation": held.fingerprint()}
         if self.training.select_by == "metric":
             identity |= {"metric": self.metric, "search": self.search.to_dict()}
-        with self._run_folder() as folder:
+        with self._run_folder(resume) as folder:
             self.results_ = self._train(folder, data, seq2seq_loss, score, seed=seed, identity=identity, resume=resume)
         self._judge(held, held_out)
 
@@ -162,17 +161,7 @@ class Seq2Seq(TrainedEstimator):
         """Write a Hugging Face style directory; `transformers` opens it where it has the architecture."""
         check_is_fitted(self, "model_")
         folder = Path(folder)
-        parts = {name: getattr(self, name).to_dict() for name in ("tokenizer", "training", "search")}
-        about = {
-            "estimator": type(self).__name__,
-            "version": transfuse.__version__,
-            "metric": self.metric,
-            "validation_fraction": self.validation_fraction,
-            "random_state": self.random_state if isinstance(self.random_state, int) else None,
-            **parts,
-            "results": self.results_,
-            "characters": self.characters_,
-        }
+        about = self._about(metric=self.metric, characters=self.characters_)
         config = self.model_.config
         special = {"bos_token": config.start_id, "eos_token": config.end_id, "pad_token": config.pad_id}
         example = ["from transfuse import Seq2Seq", "", 'Seq2Seq.load("this-directory").predict(["a text"])']
@@ -191,7 +180,7 @@ class Seq2Seq(TrainedEstimator):
 
         Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
         """
-        on = pick_device(device)  # the caller's setting, so not an error of the directory
+        pick_device(device)  # the caller's setting, so not an error of the directory
         folder = local_directory(folder)
         model = load_model(folder)
         if not isinstance(model, Seq2SeqModel):
@@ -202,28 +191,8 @@ class Seq2Seq(TrainedEstimator):
                 f"{folder}: source and target have vocabularies of their own ({model.config.vocab_size} and "
                 f"{model.config.n_target_tokens} tokens), which one {TOKENIZER} cannot serve"
             )
-        if len(tokenizer) > model.config.vocab_size:
-            raise ModelDirectoryError(
-                f"{folder / TOKENIZER}: {len(tokenizer)} tokens, but the model has {model.config.vocab_size}"
-            )
         about = read_about(folder, COMMON | {"metric": "bleu", "characters": ""})
-        try:
-            estimator = cls(
-                model=model.config,
-                tokenizer=TokenizerConfig.from_dict(about["tokenizer"]),
-                training=TrainingConfig.from_dict(about["training"]),
-                search=SearchConfig.from_dict(about["search"]),
-                metric=about["metric"],
-                validation_fraction=about["validation_fraction"],
-                random_state=about["random_state"],
-                device=device,
-            )
-            estimator._check_settings()
-        except ConfigError as error:
-            raise ModelDirectoryError(f"{folder / ESTIMATOR}: {error}") from error
-        estimator.model_ = model.to(on)
-        estimator.tokenizer_ = tokenizer
-        estimator.results_ = about["results"]
+        estimator = cls._opened(folder, model, tokenizer, about, metric=about["metric"], device=device)
         estimator.characters_ = about["characters"]
         return estimator
 

@@ -7,30 +7,47 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sklearn.utils import check_random_state
 
+import transfuse
 from transfuse.config import Config
-from transfuse.errors import CheckpointError, ConfigError, ResumeWarning, TrainingDiverged, TrainingInterrupted
+from transfuse.data.tokenizer import Tokenizer, TokenizerConfig
+from transfuse.errors import (
+    CheckpointError,
+    ConfigError,
+    ModelDirectoryError,
+    ResumeWarning,
+    TrainingDiverged,
+    TrainingInterrupted,
+)
+from transfuse.estimators.about import ESTIMATOR, TOKENIZER
 from transfuse.estimators.configured import ConfiguredEstimator
+from transfuse.generation.config import SearchConfig
+from transfuse.training.checkpoint import Checkpoints
 from transfuse.training.config import TrainingConfig
 from transfuse.training.lock import exclusive
 from transfuse.training.loop import Dataset, Loss
 from transfuse.training.progress import with_progress
-from transfuse.training.run import Run, pick_device
+from transfuse.training.run import CHECKPOINTS, Run, pick_device
 
 
 class TrainedEstimator(ConfiguredEstimator):
-    """An estimator with `training`, `validation_fraction`, `run_dir`, `device`, `random_state` and `verbose`."""
+    """An estimator with `model`, `tokenizer`, `training`, `search`, `validation_fraction`, `run_dir`, `device`,
+    `random_state` and `verbose`."""
 
+    tokenizer: TokenizerConfig
     training: TrainingConfig
+    search: SearchConfig
     validation_fraction: float
     run_dir: str | Path | None
     device: str | None
     random_state: Any
     verbose: bool
     model_: Any
+    tokenizer_: Tokenizer
+    results_: dict[str, Any]
 
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31))
@@ -50,11 +67,19 @@ class TrainedEstimator(ConfiguredEstimator):
             raise
 
     @contextmanager
-    def _run_folder(self) -> Iterator[Path]:
-        """`run_dir`, or a folder that is deleted afterwards, held against other trainings."""
+    def _run_folder(self, resume: bool) -> Iterator[Path]:
+        """`run_dir`, or a folder that is deleted afterwards, held against other trainings.
+
+        Raises CheckpointError, before anything in it changes, if it holds an earlier run that is not to be resumed.
+        """
         with ExitStack() as stack:
             folder = Path(self.run_dir or stack.enter_context(scratch_folder()))
             stack.enter_context(exclusive(folder))
+            checkpoints = Checkpoints(folder / CHECKPOINTS)
+            if not resume and checkpoints.steps():
+                raise CheckpointError(
+                    f"{checkpoints.folder} holds checkpoints of an earlier run; resume it, or choose another folder"
+                )
             yield folder
 
     def _train(
@@ -70,16 +95,55 @@ class TrainedEstimator(ConfiguredEstimator):
     ) -> dict[str, Any]:
         """Train `model_` to its end and return what the run came to."""
         run = Run(self.model_, data, loss, self.training, folder=folder, seed=seed, score=score, identity=identity)
-        if not resume and run.checkpoints.steps():
-            raise CheckpointError(
-                f"{run.checkpoints.folder} holds checkpoints of an earlier run; resume it, or choose another folder"
-            )
         if resume and not run.resume():
             message = f"nothing to resume in {run.checkpoints.folder}; starting anew"
             warnings.warn(message, ResumeWarning, stacklevel=5)
         for _ in with_progress(run) if self.verbose else run.steps():
             pass
         return run.finish()
+
+    @classmethod
+    def _opened(cls, folder: Path, model: Any, tokenizer: Tokenizer, about: dict[str, Any], **own: Any) -> Self:
+        """An estimator around a model and what its directory says of it; `own` are arguments of its class alone.
+
+        Raises ModelDirectoryError if model and tokenizer do not fit, or for settings that contradict themselves.
+        """
+        if len(tokenizer) > model.config.vocab_size:
+            raise ModelDirectoryError(
+                f"{folder / TOKENIZER}: {len(tokenizer)} tokens, but the model has {model.config.vocab_size}"
+            )
+        try:
+            estimator = cls(
+                model=model.config,
+                tokenizer=TokenizerConfig.from_dict(about["tokenizer"]),
+                training=TrainingConfig.from_dict(about["training"]),
+                search=SearchConfig.from_dict(about["search"]),
+                validation_fraction=about["validation_fraction"],
+                random_state=about["random_state"],
+                **own,
+            )
+            estimator._check_settings()
+        except ConfigError as error:
+            raise ModelDirectoryError(f"{folder / ESTIMATOR}: {error}") from error
+        estimator.model_, estimator.tokenizer_ = model.to(pick_device(estimator.device)), tokenizer
+        estimator.results_ = about["results"]
+        return estimator
+
+    def _about(self, **own: Any) -> dict[str, Any]:
+        """What a saved directory says of its estimator; `own` is what its class alone has to say."""
+        return {
+            "estimator": type(self).__name__,
+            "version": transfuse.__version__,
+            "validation_fraction": self.validation_fraction,
+            "random_state": self.random_state if isinstance(self.random_state, int) else None,
+            **{name: getattr(self, name).to_dict() for name in ("tokenizer", "training", "search")},
+            "results": self.results_,
+            **own,
+        }
+
+    def _check_settings(self) -> None:
+        """Raise ConfigError for settings that fit cannot work with."""
+        raise NotImplementedError
 
     def _check_common_settings(self, kinds: dict[str, type[Config]]) -> None:
         """Raise ConfigError for settings that no fit can work with; `kinds` names the arguments that are configs."""

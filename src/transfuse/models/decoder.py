@@ -73,11 +73,21 @@ class DecoderConfig(Config):
     def __post_init__(self) -> None:
         self.check_types()
         self.check_positive("vocab_size", "d_model", "n_layers", "d_head", "d_hidden", "max_positions")
-        self.check_positive("norm_eps", "rotary_base", "rotary_factor", "rotary_original_positions")
+        self.check_positive(
+            "norm_eps", "rotary_base", "rotary_factor", "rotary_original_positions", "rotary_low", "rotary_high"
+        )
         self.check_fraction("dropout", "attention_dropout")
         check_heads(
             self.d_model, self.n_heads, self.n_heads if self.n_kv_heads is None else self.n_kv_heads, self.d_head
         )
+        scaled = [self.rotary_original_positions, self.rotary_low, self.rotary_high]
+        if any(scaled) and None in (*scaled, self.rotary_factor):
+            raise ConfigError(
+                f"rotary_original_positions={scaled[0]}, rotary_low={scaled[1]} and rotary_high={scaled[2]} belong "
+                f"together, and to rotary_factor={self.rotary_factor}"
+            )
+        if self.rotary_low is not None and self.rotary_high is not None and self.rotary_low >= self.rotary_high:
+            raise ConfigError(f"rotary_low={self.rotary_low} must be below rotary_high={self.rotary_high}")
         if self.positions == "rotary" and self.head_width % 2:
             raise ConfigError(f"d_head={self.head_width} must be even for rotary positions")
         for name, ids in (("start_id", (self.start_id,)), ("end_ids", self.end_ids)):

@@ -75,24 +75,12 @@ class Attention(nn.Module):
         and values and attends to all that it holds; cross-attention fills it from `memory` at the first call and reads
         it ever after. A `RaggedCache` says which row each of `x`'s tokens continues; causal self-attention only.
         """
+        q_BHTK, k_BGSK, v_BGSK = self._project(x_BTD, memory_BSD, cache)
         if isinstance(cache, RaggedCache):
-            heads_BHTK = self._ragged(x_BTD, cache)
+            heads_BHTK = _attend_by_row(q_BHTK, cache)
         else:
-            q_BHTK, k_BGSK, v_BGSK = self._project(x_BTD, memory_BSD, cache)
             heads_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, keep=keep, causal=self.causal, dropout=self.dropout)
         return self.out(heads_BHTK.transpose(1, 2).flatten(2))
-
-    def _ragged(self, x_1ND: Tensor, cache: RaggedCache) -> Tensor:
-        q_1HNK, k_1GNK, v_1GNK = self._project(x_1ND, None, None, cache.rows.positions)
-        cache.append(k_1GNK, v_1GNK)
-        parts = []
-        for part in cache.rows.parts:
-            # the tokens of equally many queries in each of the part's rows
-            q_HNK = q_1HNK[0, :, part.tokens]
-            q_BHTK = q_HNK.reshape(len(q_HNK), -1, part.n_queries, self.d_head).transpose(0, 1)
-            heads_BHTK = attend(q_BHTK, *cache.read(part), keep=part.keep_BS, causal=True)
-            parts.append(heads_BHTK.transpose(0, 1).flatten(1, 2))
-        return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))[None]
 
     def weights(self, x_BTD: Tensor, memory_BSD: Tensor | None = None, *, keep: Tensor | None = None) -> Tensor:
         """The attention weights themselves, (B, H, T, S); each row sums to 1."""
@@ -100,21 +88,17 @@ class Attention(nn.Module):
         return _weights(q_BHTK, k_BGSK, keep, self.causal).flatten(1, 2)
 
     def _project(
-        self,
-        x_BTD: Tensor,
-        memory_BSD: Tensor | None,
-        cache: KeyValueCache | None,
-        positions_T: Tensor | None = None,
+        self, x_BTD: Tensor, memory_BSD: Tensor | None, cache: KeyValueCache | RaggedCache | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         if memory_BSD is not None:
+            assert not isinstance(cache, RaggedCache), "a memory's rows are padded, not ragged"
             return self._split(self.query(x_BTD), self.n_heads), *self._memory_heads(memory_BSD, cache)
         q_BTD, k_BTD, v_BTD = together((self.query, self.key, self.value), x_BTD)
         q_BHTK = self._split(q_BTD, self.n_heads)
         k_BGTK, v_BGTK = self._split(k_BTD, self.n_kv_heads), self._split(v_BTD, self.n_kv_heads)
         if self.rotary is not None:
-            if positions_T is None:
-                T = x_BTD.shape[1]
-                positions_T = torch.arange(T) if cache is None else cache.positions(T)
+            T = x_BTD.shape[1]
+            positions_T = torch.arange(T) if cache is None else cache.positions(T)
             q_BHTK, k_BGTK = self._turn(q_BHTK, k_BGTK, positions_T)
         if cache is not None:
             k_BGTK, v_BGTK = cache.append(k_BGTK, v_BGTK)
@@ -175,6 +159,17 @@ def attend(
     if dropout is not None:
         weights_BGRTS = dropout(weights_BGRTS)
     return (weights_BGRTS.flatten(2, 3) @ v_BGSK).view(q_BHTK.shape)
+
+
+def _attend_by_row(q_1HNK: Tensor, cache: RaggedCache) -> Tensor:
+    """Causal attention of a step's tokens, each to the keys of its own row; (1, H, N, K)."""
+    parts = []
+    for part in cache.rows.parts:
+        q_HNK = q_1HNK[0, :, part.tokens]
+        q_BHTK = q_HNK.unflatten(1, (-1, part.n_queries)).transpose(0, 1)  # type: ignore[no-untyped-call]
+        heads_BHTK = attend(q_BHTK, *cache.read(part), keep=part.keep_BS, causal=True)
+        parts.append(heads_BHTK.transpose(0, 1).flatten(1, 2))
+    return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))[None]
 
 
 def _weights(q_BHTK: Tensor, k_BGSK: Tensor, keep: Tensor | None, causal: bool) -> Tensor:

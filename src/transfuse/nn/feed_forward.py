@@ -38,7 +38,7 @@ class FeedForward(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.activation_name, self.activation = activation, ACTIVATIONS[activation]
+        self.activation = ACTIVATIONS[activation]
         self.up = Linear(d_model, d_hidden, bias=bias)
         self.gate = Linear(d_model, d_hidden, bias=bias) if gated else None
         self.down = Linear(d_hidden, d_model, bias=bias)
@@ -46,11 +46,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D), every position by itself."""
-        if self.gate is not None:
+        if self.gate is None:
+            hidden = self.activation(self.up(x_BTD))
+        else:
             gate, up = together((self.gate, self.up), x_BTD)
             hidden = self.activation(gate) * up
-        elif self.activation_name == "relu":
-            hidden = self.up(x_BTD, "relu")
-        else:
-            hidden = self.activation(self.up(x_BTD))
         return self.down(self.dropout(hidden))

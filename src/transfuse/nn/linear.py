@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +34,12 @@ class Linear(nn.Linear):
     _group: Packed | None = None
     """This layer's weight, and that of the group it leads, in oneDNN's own layout; made when they are first needed."""
 
-    def forward(self, x: Tensor, activation: Literal["none", "relu"] = "none") -> Tensor:
-        """(..., d_in) to (..., d_out), with the activation applied on the way where one is named."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., d_in) to (..., d_out)."""
         if self.packs(x):
             own = self._own = self._own or Packed([self])
-            return _product(x, own.weight, own.bias, activation)
-        y = linear(x, self.weight, self.bias)
-        return y.relu() if activation == "relu" else y
+            return _product(x, own.weight, own.bias)
+        return linear(x, self.weight, self.bias)
 
     def packs(self, x: Tensor) -> bool:
         """Whether `x` is multiplied with packed weights, which have no gradient."""
@@ -124,8 +123,8 @@ def prefers_onednn() -> bool:
         return False
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 class _OneDNNLinear(torch.autograd.Function):

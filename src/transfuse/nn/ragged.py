@@ -109,12 +109,18 @@ class RaggedCache:
         self._kv_2BGSK = grown
         return grown
 
-    def append(self, k_1GNK: Tensor, v_1GNK: Tensor) -> None:
-        """Put the keys and values of the step's tokens where `rows` says."""
+    def positions(self, n_tokens: int) -> Tensor:
+        """Where the step's tokens stand, each in its row, (N,)."""
+        assert n_tokens == len(self.rows.positions), "another number of tokens than the step was laid out for"
+        return self.rows.positions
+
+    def append(self, k_1GNK: Tensor, v_1GNK: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the keys and values of the step's tokens where `rows` says; they come back as they are."""
         kv_2BGSK = self.reserve(max(self.rows.lengths), k_1GNK)
         owners, positions = self.rows.owners.to(k_1GNK.device), self.rows.positions.to(k_1GNK.device)
         for held_BGSK, new_1GNK in zip(kv_2BGSK, (k_1GNK, v_1GNK), strict=True):
             held_BGSK[owners, :, positions] = new_1GNK[0].transpose(0, 1)
+        return k_1GNK, v_1GNK
 
     def read(self, part: Part) -> tuple[Tensor, Tensor]:
         """The keys and the values that `part` attends to, each (B, G, S, K)."""

@@ -54,14 +54,7 @@ _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"
 
 
 def _expresses(c: DecoderConfig) -> bool:
-    plain = c.positions == "rotary" and c.norm == "rms" and c.gated
-    return (
-        plain and c.dropout == 0.0 and not (c.rotary_factor is not None and c.rotary_low is not None and not _llama3(c))
-    )
-
-
-def _llama3(c: DecoderConfig) -> bool:
-    return None not in (c.rotary_factor, c.rotary_original_positions, c.rotary_low, c.rotary_high)
+    return c.positions == "rotary" and c.norm == "rms" and c.gated
 
 
 def _values(c: DecoderConfig) -> dict[str, Any]:
@@ -73,6 +66,7 @@ def _values(c: DecoderConfig) -> dict[str, Any]:
         "hidden_act": theirs[c.activation],
         "tie_word_embeddings": c.tie_output,
         "attention_dropout": c.attention_dropout,
+        "dropout": c.dropout,  # not a key of theirs: dropout elsewhere, which changes nothing after training
         "rope_theta": c.rotary_base,
         "rope_scaling": _scaling_values(c),
         "rope_parameters": {"rope_type": "default", "rope_theta": c.rotary_base} | (_scaling_values(c) or {}),
@@ -84,7 +78,7 @@ def _values(c: DecoderConfig) -> dict[str, Any]:
 def _scaling_values(c: DecoderConfig) -> dict[str, Any] | None:
     if c.rotary_factor is None:
         return None
-    if not _llama3(c):
+    if c.rotary_low is None:
         return {"rope_type": "linear", "factor": c.rotary_factor}
     return {
         "rope_type": "llama3",
@@ -114,6 +108,7 @@ def _config(values: Mapping[str, Any], **biases: Any) -> DecoderConfig:
             activation=_ACTIVATIONS[activation],  # type: ignore[arg-type]
             tie_output=values.get("tie_word_embeddings", False),
             attention_dropout=values.get("attention_dropout", 0.0),
+            dropout=values.get("dropout", 0.0),
             start_id=values.get("bos_token_id"),
             end_ids=tuple(end_ids) if isinstance(end_ids, list) else (end_ids,),
             **_rotary_fields(values),

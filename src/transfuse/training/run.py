@@ -26,6 +26,9 @@ from transfuse.training.interrupt import Interrupts
 from transfuse.training.loop import Dataset, Loss, Position, Step, count_steps, make_optimizer, train
 from transfuse.training.metrics_log import MetricsLog
 
+CHECKPOINTS = "checkpoints"
+"""Where a run's checkpoints are in its folder."""
+
 FINGERPRINTS = {"data", "validation"}
 """Parts of a run's identity whose values say nothing to a reader."""
 
@@ -86,7 +89,7 @@ class Run:
         self.model, self.data, self.loss, self.config = model, data, loss, config
         self.seed, self.score = seed, score
         self.optimizer = make_optimizer(model, config)
-        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.checkpoints = Checkpoints(folder / CHECKPOINTS)
         self.metrics_path = folder / "metrics.jsonl"
         self.total_steps = count_steps(data, config, seed)
         self.state = RunState({"seed": seed, "training": config.to_dict(), **(identity or {})})
