@@ -27,10 +27,11 @@ MAY_IMPORT = {
     "models": {"errors", "config", "nn"},
     "generation": {"errors", "config", "models", "nn", "strings"},
     "pretrained": {"errors", "config", "durable", "models", "nn"},
-    "training": {"errors", "config", "durable", "data", "nn", "models", "pretrained", "regroup"},
+    "regrouping": {"errors", "config", "nn", "models"},
+    "training": {"errors", "config", "durable", "data", "nn", "models", "pretrained", "regrouping"},
     "estimators": {
         *("errors", "config", "durable", "data", "nn", "models", "metrics"),
-        *("generation", "pretrained", "training"),
+        *("generation", "pretrained", "regrouping", "training"),
     },
 }
 MAY_IMPORT["reports"] = MAY_IMPORT["estimators"] | {"estimators"}

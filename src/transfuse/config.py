@@ -58,7 +58,8 @@ class Config:
         hints = get_type_hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
-            if get_origin(hints[field.name]) is tuple and isinstance(value, list | tuple):
+            kinds = (hints[field.name], *get_args(hints[field.name]))
+            if any(get_origin(kind) is tuple for kind in kinds) and isinstance(value, list | tuple):
                 value = tuple(map(_plain_number, value))
             value = _plain_number(value)
             object.__setattr__(self, field.name, value)

@@ -38,7 +38,12 @@ class PairBatch:
     @property
     def n_tokens(self) -> int:
         """Real (not padding) target tokens."""
-        return int((self.labels_BT != IGNORED).sum())
+        return int(self.real_BT.sum())
+
+    @property
+    def real_BT(self) -> Tensor:
+        """Target positions that are no padding."""
+        return self.labels_BT != IGNORED
 
     def to(self, device: torch.device) -> PairBatch:
         """The batch on `device`."""

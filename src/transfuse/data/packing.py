@@ -32,7 +32,12 @@ class PackedBatch:
     @property
     def n_tokens(self) -> int:
         """Tokens with a label."""
-        return int((self.labels_BT != IGNORED).sum())
+        return int(self.real_BT.sum())
+
+    @property
+    def real_BT(self) -> Tensor:
+        """Positions that are no padding."""
+        return self.labels_BT != IGNORED
 
     def to(self, device: torch.device) -> PackedBatch:
         """The batch on `device`."""

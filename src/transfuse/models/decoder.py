@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from transfuse.config import Config
 from transfuse.errors import ConfigError, DataError
-from transfuse.nn.attention import Attention, check_heads
+from transfuse.nn.attention import Attention, check_heads, heads_by_layer
 from transfuse.nn.blocks import Block, BlockCache, Stack
 from transfuse.nn.embeddings import TokenEmbedding
 from transfuse.nn.feed_forward import FeedForward
@@ -38,16 +38,16 @@ class DecoderConfig(Config):
     """Every size and choice of a decoder-only Transformer. The defaults are the Llama way; the GPT-2 way is
     `activation="gelu_tanh", gated=False, qkv_bias=out_bias=hidden_bias=True, norm="layer", positions="learned"`.
 
-    `n_kv_heads=None` is as many as `n_heads`, `d_head=None` is `d_model / n_heads`. `rotary_base` and the four
-    `rotary_…` fields after it are those of rotary positions (`RotaryScaling` says what they do). `end_ids` end a text;
-    `end_ids[0]` stands between documents in training.
+    `n_kv_heads=None` is as many as `n_heads`, a list one number a layer; `d_head=None` is `d_model / n_heads`.
+    `rotary_base` and the four `rotary_…` fields after it are those of rotary positions (`RotaryScaling` says what they
+    do). `end_ids` end a text; `end_ids[0]` stands between documents in training.
     """
 
     vocab_size: int = 8000
     d_model: int = 256
     n_layers: int = 4
     n_heads: int = 8
-    n_kv_heads: int | None = None
+    n_kv_heads: int | tuple[int, ...] | None = None
     d_head: int | None = None
     d_hidden: int = 704
     activation: Literal["relu", "gelu", "gelu_tanh", "silu"] = "silu"
@@ -77,9 +77,8 @@ class DecoderConfig(Config):
             "norm_eps", "rotary_base", "rotary_factor", "rotary_original_positions", "rotary_low", "rotary_high"
         )
         self.check_fraction("dropout", "attention_dropout")
-        check_heads(
-            self.d_model, self.n_heads, self.n_heads if self.n_kv_heads is None else self.n_kv_heads, self.d_head
-        )
+        for n_kv_heads in self.kv_heads_by_layer:
+            check_heads(self.d_model, self.n_heads, n_kv_heads, self.d_head)
         scaled = [self.rotary_original_positions, self.rotary_low, self.rotary_high]
         if any(scaled) and None in (*scaled, self.rotary_factor):
             raise ConfigError(
@@ -96,6 +95,11 @@ class DecoderConfig(Config):
                     raise ConfigError(f"{name}={getattr(self, name)} must be tokens of vocab_size={self.vocab_size}")
         if not self.end_ids:
             raise ConfigError("end_ids=() must name one token at least")
+
+    @property
+    def kv_heads_by_layer(self) -> tuple[int, ...]:
+        """Key/value heads of each layer."""
+        return heads_by_layer(self.n_kv_heads, self.n_heads, self.n_layers)
 
     @property
     def head_width(self) -> int:
@@ -151,7 +155,7 @@ class DecoderModel(nn.Module):
         positions = Learned(c.max_positions, c.d_model) if c.positions == "learned" else None
         self.embedding = TokenEmbedding(token, positions, dropout=c.dropout)
         rotary = _rotary(c)
-        self.decoder = Stack([_block(c, rotary) for _ in range(c.n_layers)], _norm(c)(c.d_model))
+        self.decoder = Stack([_block(c, n_kv_heads, rotary) for n_kv_heads in c.kv_heads_by_layer], _norm(c)(c.d_model))
         self.output = Linear(c.d_model, c.vocab_size, bias=False)
         if c.tie_output:
             self.output.weight = token.weight
@@ -222,8 +226,8 @@ class DecoderModel(nn.Module):
     def cache_bytes(self, prompt: Sequence[int], n_tokens: int, beams: int) -> int:
         """Bytes of keys and values for a prompt and `beams` continuations of `n_tokens`."""
         c = self.config
-        width = (c.n_kv_heads or c.n_heads) * c.head_width
-        numbers = 2 * c.n_layers * width * beams * self.n_positions(prompt, n_tokens)
+        width = sum(c.kv_heads_by_layer) * c.head_width
+        numbers = 2 * width * beams * self.n_positions(prompt, n_tokens)
         return numbers * self.output.weight.element_size()
 
 
@@ -259,11 +263,11 @@ def _rotary(c: DecoderConfig) -> Rotary | None:
     return Rotary(c.head_width, c.rotary_base, scaling)
 
 
-def _block(c: DecoderConfig, rotary: Rotary | None) -> Block:
+def _block(c: DecoderConfig, n_kv_heads: int, rotary: Rotary | None) -> Block:
     attention = Attention(
         c.d_model,
         c.n_heads,
-        c.n_kv_heads,
+        n_kv_heads,
         d_head=c.d_head,
         bias=c.qkv_bias,
         out_bias=c.out_bias,

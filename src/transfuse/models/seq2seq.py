@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from transfuse.config import Config
 from transfuse.errors import ConfigError, DataError
-from transfuse.nn.attention import Attention, check_heads
+from transfuse.nn.attention import Attention, check_heads, heads_by_layer
 from transfuse.nn.blocks import Block, BlockCache, Stack
 from transfuse.nn.cache import KeyValueCache
 from transfuse.nn.embeddings import TokenEmbedding
@@ -35,7 +35,8 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 class Seq2SeqConfig(Config):
     """Every size and choice of an encoder–decoder.
 
-    `None` stands for "as many as": K/V heads as query heads, target vocabulary as source vocabulary. `positions` is
+    `None` stands for "as many as": K/V heads as query heads, target vocabulary as source vocabulary; the decoder's K/V
+    heads may be a list, one number a layer. `positions` is
     "sinusoidal" (the paper's wavelengths as Marian lays them out, sines before cosines, counted from 0),
     "closed-sinusoidal" (fairseq's and M2M100's, counted from `pad_id` + 1), "learned" or "rotary". `share_embeddings`
     uses one table for source and target, `tie_output` makes the target table the output projection.
@@ -49,8 +50,8 @@ class Seq2SeqConfig(Config):
     encoder_heads: int = 4
     decoder_heads: int = 4
     encoder_kv_heads: int | None = None
-    decoder_kv_heads: int | None = None
-    cross_kv_heads: int | None = None
+    decoder_kv_heads: int | tuple[int, ...] | None = None
+    cross_kv_heads: int | tuple[int, ...] | None = None
     encoder_hidden: int = 1024
     decoder_hidden: int = 1024
     activation: Literal["relu", "gelu", "silu"] = "relu"
@@ -77,11 +78,12 @@ class Seq2SeqConfig(Config):
         self.check_positive("encoder_hidden", "decoder_hidden", "max_positions")
         self.check_fraction("dropout", "attention_dropout", "hidden_dropout")
         for heads, kv_heads in (
-            (self.encoder_heads, self.encoder_kv_heads),
-            (self.decoder_heads, self.decoder_kv_heads),
-            (self.decoder_heads, self.cross_kv_heads),
+            (self.encoder_heads, (self.encoder_heads if self.encoder_kv_heads is None else self.encoder_kv_heads,)),
+            (self.decoder_heads, self.decoder_kv_heads_by_layer),
+            (self.decoder_heads, self.cross_kv_heads_by_layer),
         ):
-            check_heads(self.d_model, heads, heads if kv_heads is None else kv_heads)
+            for n_kv_heads in kv_heads:
+                check_heads(self.d_model, heads, n_kv_heads)
             if self.positions == "rotary" and self.d_model // heads % 2:
                 raise ConfigError(f"d_head={self.d_model // heads} must be even for rotary positions")
         if "sinusoidal" in self.positions and self.d_model % 2:
@@ -95,6 +97,16 @@ class Seq2SeqConfig(Config):
                 f"share_embeddings needs one vocabulary: vocab_size={self.vocab_size}, "
                 f"target_vocab_size={self.target_vocab_size}"
             )
+
+    @property
+    def decoder_kv_heads_by_layer(self) -> tuple[int, ...]:
+        """Key/value heads of each decoder layer's self-attention."""
+        return heads_by_layer(self.decoder_kv_heads, self.decoder_heads, self.decoder_layers)
+
+    @property
+    def cross_kv_heads_by_layer(self) -> tuple[int, ...]:
+        """Key/value heads of each decoder layer's cross-attention."""
+        return heads_by_layer(self.cross_kv_heads, self.decoder_heads, self.decoder_layers)
 
     @property
     def n_target_tokens(self) -> int:
@@ -179,7 +191,10 @@ class Seq2SeqModel(nn.Module):
         self.target_embedding = TokenEmbedding(target, _positions(c), scale=c.scale_embeddings, dropout=c.dropout)
         closing = NORMS[c.norm] if c.norm_first else None
         self.encoder = Stack([_encoder_block(c) for _ in range(c.encoder_layers)], closing and closing(c.d_model))
-        self.decoder = Stack([_decoder_block(c) for _ in range(c.decoder_layers)], closing and closing(c.d_model))
+        self.decoder = Stack(
+            [_decoder_block(c, *n) for n in zip(c.decoder_kv_heads_by_layer, c.cross_kv_heads_by_layer, strict=True)],
+            closing and closing(c.d_model),
+        )
         self.output = Linear(c.d_model, c.n_target_tokens, bias=c.output_bias)
         if c.tie_output:
             self.output.weight = target.weight
@@ -241,8 +256,8 @@ class Seq2SeqModel(nn.Module):
     def cache_bytes(self, prompt: Sequence[int], n_tokens: int, beams: int) -> int:
         """Bytes of keys and values for a source and `beams` translations of `n_tokens`."""
         c = self.config
-        own, cross = c.decoder_kv_heads or c.decoder_heads, c.cross_kv_heads or c.decoder_heads
-        numbers = 2 * c.decoder_layers * c.d_model // c.decoder_heads * (own * n_tokens * beams + cross * len(prompt))
+        own, cross = sum(c.decoder_kv_heads_by_layer), sum(c.cross_kv_heads_by_layer)
+        numbers = 2 * c.d_model // c.decoder_heads * (own * n_tokens * beams + cross * len(prompt))
         return numbers * self.output.weight.element_size()
 
     def step(self, ids_BW: Tensor, state: DecoderState) -> Tensor:
@@ -293,12 +308,12 @@ def _encoder_block(c: Seq2SeqConfig) -> Block:
     )
 
 
-def _decoder_block(c: Seq2SeqConfig) -> Block:
+def _decoder_block(c: Seq2SeqConfig, own_kv_heads: int, cross_kv_heads: int) -> Block:
     return Block(
         c.d_model,
-        _attention(c, c.decoder_heads, c.decoder_kv_heads, causal=True, rotary=True),
+        _attention(c, c.decoder_heads, own_kv_heads, causal=True, rotary=True),
         _feed_forward(c, c.decoder_hidden),
-        _attention(c, c.decoder_heads, c.cross_kv_heads, causal=False, rotary=False),
+        _attention(c, c.decoder_heads, cross_kv_heads, causal=False, rotary=False),
         norm=NORMS[c.norm],
         norm_first=c.norm_first,
         dropout=c.dropout,

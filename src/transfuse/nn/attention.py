@@ -75,21 +75,33 @@ class Attention(nn.Module):
         and values and attends to all that it holds; cross-attention fills it from `memory` at the first call and reads
         it ever after. A `RaggedCache` says which row each of `x`'s tokens continues; causal self-attention only.
         """
-        q_BHTK, k_BGSK, v_BGSK = self._project(x_BTD, memory_BSD, cache)
+        return self.out(self.heads(x_BTD, memory_BSD, keep=keep, cache=cache))
+
+    def heads(
+        self,
+        x_BTD: Tensor,
+        memory_BSD: Tensor | None = None,
+        *,
+        keep: Tensor | None = None,
+        cache: KeyValueCache | RaggedCache | None = None,
+    ) -> Tensor:
+        """What the heads found, side by side (B, T, H · K), before the output projection."""
+        q_BHTK, k_BGSK, v_BGSK = self.project(x_BTD, memory_BSD, cache)
         if isinstance(cache, RaggedCache):
             heads_BHTK = _attend_by_row(q_BHTK, cache)
         else:
             heads_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, keep=keep, causal=self.causal, dropout=self.dropout)
-        return self.out(heads_BHTK.transpose(1, 2).flatten(2))
+        return heads_BHTK.transpose(1, 2).flatten(2)
 
     def weights(self, x_BTD: Tensor, memory_BSD: Tensor | None = None, *, keep: Tensor | None = None) -> Tensor:
         """The attention weights themselves, (B, H, T, S); each row sums to 1."""
-        q_BHTK, k_BGSK, _ = self._project(x_BTD, memory_BSD, None)
-        return _weights(q_BHTK, k_BGSK, keep, self.causal).flatten(1, 2)
+        q_BHTK, k_BGSK, _ = self.project(x_BTD, memory_BSD)
+        return attention_weights(q_BHTK, k_BGSK, keep, self.causal)
 
-    def _project(
-        self, x_BTD: Tensor, memory_BSD: Tensor | None, cache: KeyValueCache | RaggedCache | None
+    def project(
+        self, x_BTD: Tensor, memory_BSD: Tensor | None = None, cache: KeyValueCache | RaggedCache | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, H, T, K), keys and values (B, G, S, K), turned by their positions where `rotary` is."""
         if memory_BSD is not None:
             assert not isinstance(cache, RaggedCache), "a memory's rows are padded, not ragged"
             return self._split(self.query(x_BTD), self.n_heads), *self._memory_heads(memory_BSD, cache)
@@ -132,6 +144,18 @@ def check_heads(d_model: int, n_heads: int, n_kv_heads: int, d_head: int | None 
         raise ConfigError(f"n_heads={n_heads} must be a multiple of n_kv_heads={n_kv_heads}")
 
 
+def heads_by_layer(n_kv_heads: int | tuple[int, ...] | None, n_heads: int, n_layers: int) -> tuple[int, ...]:
+    """Key/value heads of each layer: `n_kv_heads` may be one number for all, one a layer, or None for `n_heads`.
+
+    Raises ConfigError unless there is one for each layer.
+    """
+    if not isinstance(n_kv_heads, tuple):
+        return (n_heads if n_kv_heads is None else n_kv_heads,) * n_layers
+    if len(n_kv_heads) != n_layers:
+        raise ConfigError(f"n_kv_heads={n_kv_heads} must be one number, or one for each of {n_layers} layers")
+    return n_kv_heads
+
+
 def attend(
     q_BHTK: Tensor,
     k_BGSK: Tensor,
@@ -170,6 +194,11 @@ def _attend_by_row(q_1HNK: Tensor, cache: RaggedCache) -> Tensor:
         heads_BHTK = attend(q_BHTK, *cache.read(part), keep=part.keep_BS, causal=True)
         parts.append(heads_BHTK.transpose(0, 1).flatten(1, 2))
     return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))[None]
+
+
+def attention_weights(q_BHTK: Tensor, k_BGSK: Tensor, keep: Tensor | None, causal: bool) -> Tensor:
+    """Softmax of the scaled scores of H query heads over G key heads, (B, H, T, S)."""
+    return _weights(q_BHTK, k_BGSK, keep, causal).flatten(1, 2)
 
 
 def _weights(q_BHTK: Tensor, k_BGSK: Tensor, keep: Tensor | None, causal: bool) -> Tensor:

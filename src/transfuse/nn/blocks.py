@@ -86,9 +86,15 @@ class Block(nn.Module):
 
     def _residual(self, x: Tensor, norm: nn.Module | None, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         assert norm is not None
-        if self.norm_first:
-            return x + self.dropout(sublayer(norm(x)))
-        return norm(x + self.dropout(sublayer(x)))
+        return self.leaving(norm, x + self.dropout(sublayer(self.entering(norm, x))))
+
+    def entering(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """What a sub-layer with this norm is given of the residual stream `x`."""
+        return norm(x) if self.norm_first else x
+
+    def leaving(self, norm: nn.Module, x: Tensor) -> Tensor:
+        """The residual stream after a sub-layer, `x` being the sum of what it was and what was added."""
+        return x if self.norm_first else norm(x)
 
 
 class Stack(nn.Module):

@@ -67,7 +67,7 @@ _VARIANTS = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": Fals
 def _expresses(c: DecoderConfig) -> bool:
     biased = c.qkv_bias and c.out_bias and c.hidden_bias
     plain = c.positions == "learned" and c.norm == "layer" and not c.gated and c.has_plain_heads
-    return biased and plain and c.n_kv_heads in (None, c.n_heads)
+    return biased and plain and set(c.kv_heads_by_layer) == {c.n_heads}
 
 
 def _values(c: DecoderConfig) -> dict[str, Any]:

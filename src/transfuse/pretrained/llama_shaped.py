@@ -54,14 +54,14 @@ _ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"
 
 
 def _expresses(c: DecoderConfig) -> bool:
-    return c.positions == "rotary" and c.norm == "rms" and c.gated
+    return c.positions == "rotary" and c.norm == "rms" and c.gated and len(set(c.kv_heads_by_layer)) == 1
 
 
 def _values(c: DecoderConfig) -> dict[str, Any]:
     theirs = {ours: name for name, ours in _ACTIVATIONS.items()}
     values = {name: getattr(c, ours) for ours, name in _FIELDS.items()}
     return values | {
-        "num_key_value_heads": c.n_kv_heads or c.n_heads,
+        "num_key_value_heads": c.kv_heads_by_layer[0],
         "head_dim": c.head_width,
         "hidden_act": theirs[c.activation],
         "tie_word_embeddings": c.tie_output,

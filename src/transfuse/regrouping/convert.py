@@ -1,0 +1,318 @@
+"""A multi-head model becomes a grouped-query or multi-query one (arXiv 2305.13245), layer after layer.
+
+Every decoder self-attention and cross-attention is converted; an encoder is left alone, as is a layer that has the
+number of key/value heads asked for. Query heads are reordered so that those that share are neighbours; queries, keys,
+values, the columns of the output projection and all biases move together.
+
+With `refit`, each converted attention's output projection and bias are then fitted by ridge regression: of what the
+converted model's heads find, given the converted model's own states, on what brings its residual stream to the
+original's.
+
+Shapes: B rows, T positions, D d_model, H query heads, G key/value heads before, K head width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from transfuse.errors import ConfigError, DataError
+from transfuse.models.decoder import DecoderConfig, DecoderModel
+from transfuse.models.seq2seq import Seq2SeqModel
+from transfuse.nn.attention import Attention
+from transfuse.nn.blocks import Block
+from transfuse.regrouping.grouping import Groups, best_groups, neighbours
+from transfuse.regrouping.sharing import Method, Shared, agreed, lost, own_problem, pooled, rotary_problem
+from transfuse.regrouping.statistics import HeadStatistics
+
+METHODS: tuple[Method, ...] = ("aligned", "procrustes", "mean", "first", "random")
+RIDGE = 0.01
+"""Of the mean diagonal of what is regressed on."""
+
+M = TypeVar("M", DecoderModel, Seq2SeqModel)
+Counts = int | tuple[int, ...]
+"""Key/value heads: one number, or one a layer."""
+
+
+@dataclass
+class Stream:
+    """A batch on its way through the decoder: the original's residual stream and the converted model's, what both
+    attend to, and which positions are no padding."""
+
+    x_BTD: Tensor
+    converted_BTD: Tensor
+    real_BT: Tensor
+    keep: Tensor | None = None
+    memory_BSD: Tensor | None = None
+    memory_keep_BS: Tensor | None = None
+
+
+@torch.no_grad()
+def convert(
+    model: M,
+    n_kv_heads: Counts,
+    method: Method = "aligned",
+    calibration: Sequence[Any] = (),
+    *,
+    refit: bool = True,
+    seed: int = 0,
+) -> M:
+    """A new model with `n_kv_heads` key/value heads in every decoder attention; `model` is unchanged.
+
+    `calibration` holds batches as the model's training has them; only "mean", "first" and "random" without `refit` do
+    without. `seed` is for "random" alone. Raises ConfigError for heads that do not divide or a method unknown,
+    DataError for too little calibration data.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"method={method!r} must be one of {', '.join(METHODS)}")
+    converted = _with_heads(model, n_kv_heads)
+    needs_data = refit or method in ("aligned", "procrustes")
+    n_positions = sum(batch.n_tokens for batch in calibration)
+    if needs_data and n_positions < model.config.d_model:
+        raise DataError(
+            f"{n_positions} calibration tokens; at least d_model={model.config.d_model} are needed to fit a layer"
+        )
+    original, dtype = model, model.output.weight.dtype
+    if dtype.itemsize < 4:  # sums of squares in half precision would be noise
+        original, converted = copy.deepcopy(model).float(), converted.float()
+    generator = torch.Generator().manual_seed(seed)
+    with _evaluating(original):
+        converted.eval()
+        streams = [_stream(original, batch.to(original.output.weight.device)) for batch in calibration if needs_data]
+        for block, changed in zip(original.decoder.blocks, converted.decoder.blocks, strict=True):
+            assert isinstance(block, Block) and isinstance(changed, Block)
+            for name in ("attention", "cross_attention", "feed_forward"):
+                if getattr(block, name) is not None:
+                    _sublayer(block, changed, name, streams, method, refit, generator)
+    return converted.to(dtype)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """In evaluation mode inside, and as it was afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+def _with_heads(model: M, n_kv_heads: Counts) -> M:
+    """A model of the new config with all weights of `model` that keep their shape."""
+    if not isinstance(model, DecoderModel | Seq2SeqModel):
+        raise ConfigError(f"a {type(model).__name__} has no decoder; its attention keeps no keys and values to save")
+    fields = ("n_kv_heads",) if isinstance(model, DecoderModel) else ("decoder_kv_heads", "cross_kv_heads")
+    config: Any = model.config.replace(**dict.fromkeys(fields, n_kv_heads))
+    for there, here in zip(_counts(model.config), _counts(config), strict=True):
+        if there % here:
+            raise ConfigError(f"{there} key/value heads cannot become n_kv_heads={here}: it must divide them")
+    weight = model.output.weight
+    converted = type(model)(config).to(weight.device, weight.dtype)
+    weights = dict(model.named_parameters())
+    for name, parameter in converted.named_parameters():
+        if parameter.shape == weights[name].shape:
+            parameter.copy_(weights[name])
+    return converted
+
+
+def _counts(config: Any) -> tuple[int, ...]:
+    """Key/value heads of every decoder attention."""
+    if isinstance(config, DecoderConfig):
+        return config.kv_heads_by_layer
+    return (*config.decoder_kv_heads_by_layer, *config.cross_kv_heads_by_layer)
+
+
+def _stream(model: DecoderModel | Seq2SeqModel, batch: Any) -> Stream:
+    if isinstance(model, DecoderModel):
+        x_BTD = model.embedding(batch.ids_BT, batch.positions_BT)
+        return Stream(x_BTD, x_BTD, batch.real_BT, batch.keep_BTT)
+    memory_BSD = model.encode(batch.source_BS, batch.source_keep_BS)
+    x_BTD = model.target_embedding(batch.target_BT)
+    return Stream(x_BTD, x_BTD, batch.real_BT, None, memory_BSD, batch.source_keep_BS)
+
+
+def _sublayer(
+    block: Block,
+    changed: Block,
+    name: str,
+    streams: Sequence[Stream],
+    method: Method,
+    refit: bool,
+    generator: torch.Generator,
+) -> None:
+    """Convert one sub-layer if it is an attention that changes, and send all streams through it."""
+    own, new = getattr(block, name), getattr(changed, name)
+    converts = isinstance(own, Attention) and own.n_kv_heads != new.n_kv_heads
+    norms = getattr(block, f"{name}_norm"), getattr(changed, f"{name}_norm")
+    memory = name == "cross_attention"
+    entered = [block.entering(norms[0], stream.x_BTD) for stream in streams]
+    if converts:
+        statistics = HeadStatistics(own)  # which pooling does not read
+        for stream, x_BTD in zip(streams, entered, strict=True):
+            memory_BSD, keep = _attended(stream, memory)
+            statistics.add(own, x_BTD, memory_BSD, keep=keep, real_BT=stream.real_BT)
+        _fold(own, new, statistics, method, generator)
+    for stream, x_BTD in zip(streams, entered, strict=True):
+        stream.x_BTD = stream.x_BTD + _apply(own, x_BTD, stream, memory)
+    if converts and refit:
+        _refit(changed, norms[1], new, streams, memory)
+    for stream in streams:
+        added = _apply(new, changed.entering(norms[1], stream.converted_BTD), stream, memory)
+        stream.converted_BTD = changed.leaving(norms[1], stream.converted_BTD + added)
+        stream.x_BTD = block.leaving(norms[0], stream.x_BTD)
+
+
+def _attended(stream: Stream, memory: bool) -> Any:
+    return (stream.memory_BSD, stream.memory_keep_BS) if memory else (None, stream.keep)
+
+
+def _apply(sublayer: nn.Module, x_BTD: Tensor, stream: Stream, memory: bool) -> Tensor:
+    if not isinstance(sublayer, Attention):
+        return sublayer(x_BTD)
+    memory_BSD, keep = _attended(stream, memory)
+    return sublayer(x_BTD, memory_BSD, keep=keep)
+
+
+def _fold(
+    own: Attention, new: Attention, statistics: HeadStatistics, method: Method, generator: torch.Generator
+) -> None:
+    """Give `new` the weights that share the heads of `own`."""
+    H, G, K = own.n_heads, own.n_kv_heads, own.d_head
+    groups, keys, values = _shares(own, new.n_kv_heads, statistics, method)
+    owners = [h // (H // G) for h in range(H)]
+    order = _query_order(groups, owners)
+    wide = _Wide(own)
+    queries, out = wide.query[order], wide.out[order]
+    new_keys, new_values, new_queries, new_out = [], [], [], []
+    shift = torch.zeros(out.shape[2], dtype=torch.float64)
+    first = 0
+    for group, key, value in zip(groups, keys, values, strict=True):
+        members = slice(first, first + len(key.back_HKK))
+        first = members.stop
+        stacked_keys, stacked_values = wide.key[list(group)].flatten(0, 1), wide.value[list(group)].flatten(0, 1)
+        if method == "aligned":  # as long as they were, which steadies the training that follows
+            key = _as_long(key, stacked_keys, pairs=own.rotary is not None)
+            value = _as_long(value, stacked_values)
+        new_keys.append(key.take_KN @ stacked_keys)
+        new_values.append(value.take_KN @ stacked_values)
+        new_queries.append(key.back_HKK.mT @ queries[members])
+        new_out.append(value.back_HKK.mT @ out[members])
+        if own.out.bias is not None and method == "aligned":
+            columns = torch.cat([torch.arange(head * K, (head + 1) * K) for head in group])
+            for h, back_KK, out_KD in zip(order[members], value.back_HKK, out[members], strict=True):
+                mean_N = statistics.value_means_HN[h]
+                own_mean_K = mean_N[owners[h] * K : (owners[h] + 1) * K]
+                shift += (own_mean_K - back_KK @ value.take_KN @ mean_N[columns]) @ out_KD
+    wide.write(new, torch.cat(new_queries), torch.cat(new_keys), torch.cat(new_values), torch.cat(new_out), shift)
+    if method == "random":
+        for layer, like in ((new.key, own.key), (new.value, own.value)):
+            layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * like.weight.std())
+
+
+def _query_order(groups: Groups, owners: Sequence[int]) -> list[int]:
+    """Query heads, those that share side by side: head h of the result reads group h // (H // number of groups)."""
+    return [h for group in groups for head in group for h, owner in enumerate(owners) if owner == head]
+
+
+def _shares(
+    own: Attention, n_groups: int, statistics: HeadStatistics, method: Method
+) -> tuple[Groups, list[Shared], list[Shared]]:
+    """The groups, and what each shares of keys and of values."""
+    H, G, K = own.n_heads, own.n_kv_heads, own.d_head
+    groups = neighbours(G, n_groups)
+    if method not in ("aligned", "procrustes"):
+        shared = pooled("mean" if method == "mean" else "first", K, G // n_groups, H // n_groups)
+        return groups, [shared] * n_groups, [shared] * n_groups
+    owners = [h // (H // G) for h in range(H)]
+    out_HKD = _Wide(own).out
+    of_keys = (own_problem if own.rotary is None else rotary_problem)(
+        statistics.queries_HKK, statistics.keys_HNN, owners
+    )
+    of_values = own_problem(out_HKD @ out_HKD.mT, statistics.values_HNN(centred=own.out.bias is not None), owners)
+    if method == "aligned":
+        # in an order that the data decides, so that it does not matter in which order the heads came
+        of_energy = sorted(range(G), key=lambda head: -of_keys.within([head]).energy())
+        totals = of_keys.energy(), of_values.energy()
+
+        def loss(places: tuple[int, ...]) -> float:
+            heads = [of_energy[place] for place in places]
+            parts = (lost(problem.within(heads)) for problem in (of_keys, of_values))
+            return sum(part / total for part, total in zip(parts, totals, strict=True) if total > 0)
+
+        groups = tuple(tuple(of_energy[i] for i in group) for group in best_groups(G, n_groups, loss))
+    keys, values = ([agreed(problem.within(group), method) for group in groups] for problem in (of_keys, of_values))
+    return groups, keys, values
+
+
+def _as_long(shared: Shared, stacked: Tensor, *, pairs: bool = False) -> Shared:
+    """Scaled so that the shared rows are as long as the heads' own are on average; rows of a rotary pair alike."""
+    squares_K = (shared.take_KN @ stacked)[:, :-1].square().sum(1)
+    if pairs:
+        squares_K = (squares_K.view(2, -1).sum(0) / 2).repeat(2)
+    goal = stacked[:, :-1].norm(dim=1).mean()
+    return shared.scaled(torch.where(squares_K > 0, goal / squares_K.sqrt().clamp(min=1e-300), 1.0))
+
+
+class _Wide:
+    """The weights of an attention by head, in float64: (H, K, D + 1) with the bias as a last column, and (H, K, D) of
+    the output projection, transposed."""
+
+    def __init__(self, attention: Attention) -> None:
+        K = attention.d_head
+        self.query, self.key, self.value = (
+            _with_bias(layer).view(-1, K, attention.query.in_features + 1)
+            for layer in (attention.query, attention.key, attention.value)
+        )
+        self.out = attention.out.weight.detach().double().cpu().T.reshape(-1, K, attention.out.out_features)
+        bias = attention.out.bias
+        self.bias = None if bias is None else bias.detach().double().cpu()
+
+    def write(
+        self, attention: Attention, query: Tensor, key: Tensor, value: Tensor, out: Tensor, shift_D: Tensor
+    ) -> None:
+        """Put weights of this form into an attention, `shift` added to the output's bias."""
+        for layer, heads in ((attention.query, query), (attention.key, key), (attention.value, value)):
+            rows = heads if heads.dim() == 2 else heads.flatten(0, 1)
+            layer.weight.copy_(rows[:, :-1])
+            if layer.bias is not None:
+                layer.bias.copy_(rows[:, -1])
+        attention.out.weight.copy_(out.flatten(0, 1).T)
+        if self.bias is not None:
+            attention.out.bias.copy_(self.bias + shift_D)
+
+
+def _with_bias(layer: nn.Linear) -> Tensor:
+    weight = layer.weight.detach().double().cpu()
+    bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach()
+    return torch.cat([weight, bias.double().cpu()[:, None]], dim=1)
+
+
+def _refit(changed: Block, norm: nn.Module, attention: Attention, streams: Sequence[Stream], memory: bool) -> None:
+    """Change the output projection, and its bias, by what ridge regression finds is missing."""
+    biased = attention.out.bias is not None
+    N = attention.out.in_features + biased
+    moment_NN = torch.zeros(N, N, dtype=torch.float64)
+    missing_ND = torch.zeros(N, attention.out.out_features, dtype=torch.float64)
+    for stream in streams:
+        memory_BSD, keep = _attended(stream, memory)
+        heads_BTN = attention.heads(changed.entering(norm, stream.converted_BTD), memory_BSD, keep=keep)
+        heads, gap = heads_BTN[stream.real_BT], (stream.x_BTD - stream.converted_BTD)[stream.real_BT]
+        gap = gap - attention.out(heads)
+        if biased:
+            heads = torch.cat([heads, torch.ones_like(heads[:, :1])], dim=1)
+        moment_NN += (heads.T @ heads).double().cpu()
+        missing_ND += (heads.T @ gap).double().cpu()
+    ridge_N = torch.full((N,), RIDGE * float(moment_NN.diagonal()[: N - biased].mean()), dtype=torch.float64)
+    if biased:
+        ridge_N[-1] = 0.0
+    found_ND = torch.linalg.lstsq(moment_NN + ridge_N.diag(), missing_ND).solution
+    attention.out.weight.add_(found_ND[: N - biased].T.to(attention.out.weight))
+    if biased:
+        attention.out.bias.add_(found_ND[-1].to(attention.out.bias))
