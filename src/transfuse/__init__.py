@@ -13,10 +13,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "Candidate": "transfuse.estimators.candidate",
     "CheckpointError": "transfuse.errors",
+    "Comparison": "transfuse.reports.comparison",
     "ConfigError": "transfuse.errors",
     "Corpus": "transfuse.data.corpus",
     "DataError": "transfuse.errors",
     "DecoderConfig": "transfuse.models.decoder",
+    "DistillationConfig": "transfuse.training.distillation",
     "GenerationError": "transfuse.errors",
     "Inspection": "transfuse.reports.inspection",
     "LanguageModel": "transfuse.estimators.language_model",
@@ -35,20 +37,26 @@ _HOMES = {
     "TransfuseError": "transfuse.errors",
     "TruncatedWarning": "transfuse.errors",
     "UnseenCharactersWarning": "transfuse.errors",
+    "compare": "transfuse.reports.compare",
+    "expand_heads": "transfuse.estimators.regroup",
     "inspect": "transfuse.reports.inspection",
     "kind_of": "transfuse.estimators.directory",
     "load": "transfuse.estimators.directory",
     "read_pairs": "transfuse.data.pairs",
     "read_sources": "transfuse.data.pairs",
+    "regroup": "transfuse.estimators.regroup",
+    "uptrain": "transfuse.estimators.regroup",
 }
 
 __all__ = [
     "Candidate",
     "CheckpointError",
+    "Comparison",
     "ConfigError",
     "Corpus",
     "DataError",
     "DecoderConfig",
+    "DistillationConfig",
     "GenerationError",
     "Inspection",
     "LanguageModel",
@@ -67,11 +75,15 @@ __all__ = [
     "TransfuseError",
     "TruncatedWarning",
     "UnseenCharactersWarning",
+    "compare",
+    "expand_heads",
     "inspect",
     "kind_of",
     "load",
     "read_pairs",
     "read_sources",
+    "regroup",
+    "uptrain",
 ]
 
 if TYPE_CHECKING:
@@ -94,14 +106,18 @@ if TYPE_CHECKING:
     from transfuse.estimators.candidate import Candidate
     from transfuse.estimators.directory import kind_of, load
     from transfuse.estimators.language_model import LanguageModel
+    from transfuse.estimators.regroup import expand_heads, regroup, uptrain
     from transfuse.estimators.seq2seq import Seq2Seq
     from transfuse.generation.config import SearchConfig
     from transfuse.generation.loops import Loop
     from transfuse.metrics.text_scores import Score
     from transfuse.models.decoder import DecoderConfig
     from transfuse.models.seq2seq import Seq2SeqConfig
+    from transfuse.reports.compare import compare
+    from transfuse.reports.comparison import Comparison
     from transfuse.reports.inspection import Inspection, inspect
     from transfuse.training.config import TrainingConfig
+    from transfuse.training.distillation import DistillationConfig
 
 
 def __getattr__(name: str) -> Any:

@@ -628,7 +628,7 @@ def test_an_interrupt_ends_cross_validation_and_says_that_nothing_is_kept(monkey
         fits.append(0)
         raise TrainingInterrupted(2, 4, "/somewhere")
 
-    monkeypatch.setattr(Seq2Seq, "_judge", interrupting)
+    monkeypatch.setattr(Seq2Seq, "_judged", interrupting)
     with pytest.raises(TrainingInterrupted, match=r"interrupted after step 4; nothing is kept without a run_dir"):
         cross_val_score(tiny(), X, Y, cv=3)
     assert len(fits) == 1

@@ -146,14 +146,14 @@ def test_a_bare_gpt2_of_older_files_opens(tmp_path: Path) -> None:
 
 
 def plant_heads_read_kv_modulo(patch: pytest.MonkeyPatch) -> None:
-    project = Attention._project
+    project = Attention.project
 
     def modulo(self: Attention, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = project(self, *arguments)
         each = [h % self.n_kv_heads for h in range(self.n_heads)]
         return q, k[:, each], v[:, each]
 
-    patch.setattr(Attention, "_project", modulo)
+    patch.setattr(Attention, "project", modulo)
 
 
 def plant_rotary_removed(patch: pytest.MonkeyPatch) -> None:

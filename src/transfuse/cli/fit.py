@@ -20,6 +20,7 @@ from transfuse.cli.options import (
     SkipBadRows,
     SourceColumn,
     TargetColumn,
+    check_ours,
     parse_settings,
     read_pairs,
 )
@@ -55,7 +56,7 @@ def fit_seq2seq(
     held_out = read_pairs(validation, source, target, skip_bad_rows) if validation else None
     from transfuse import Seq2Seq
 
-    _check_ours(out)
+    check_ours(out)
     model = Seq2Seq(
         metric=metric,
         validation_fraction=validation_fraction,
@@ -98,7 +99,7 @@ def fit_generate(
     """Train a language model on plain text."""
     from transfuse import Corpus, LanguageModel
 
-    _check_ours(out)
+    check_ours(out)
     model = LanguageModel(
         context=context,
         validation_fraction=validation_fraction,
@@ -140,13 +141,6 @@ def _keep_standard_input(copy: Path) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise TransfuseError(f"cannot keep standard input in {copy}: {error.strerror}") from error
-
-
-def _check_ours(folder: Path) -> None:
-    """Refuse to write a model over somebody's project or over a model from elsewhere."""
-    foreign = [name for name in ("config.json", "README.md") if (folder / name).exists()]
-    if foreign and not (folder / "transfuse.json").exists():
-        raise ConfigError(f"--out {folder}: holds a {foreign[0]} that transfuse did not write; choose another folder")
 
 
 def _save(model: Seq2Seq | LanguageModel, out: Path) -> None:

@@ -17,6 +17,7 @@ import typer
 from transfuse.cli.fit import fit_app
 from transfuse.cli.messages import Stopped, say, stoppable
 from transfuse.cli.options import Seed
+from transfuse.cli.regroup import compare, regroup
 from transfuse.cli.use import evaluate, inspect, predict
 from transfuse.errors import ConfigError, DataError, TransfuseError
 
@@ -28,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: the other kind takes a third of a second to import
 )
 app.add_typer(fit_app, name="fit")
-for command in (predict, evaluate, inspect):
+for command in (predict, evaluate, inspect, regroup, compare):
     app.command()(command)
 
 _options = {"debug": False}

@@ -69,3 +69,10 @@ def parse_settings(model: Seq2Seq | LanguageModel, settings: Iterable[str]) -> d
         except json.JSONDecodeError:
             parsed[key] = value
     return parsed
+
+
+def check_ours(folder: Path) -> None:
+    """Refuse to write a model over somebody's project or over a model from elsewhere."""
+    foreign = [name for name in ("config.json", "README.md") if (folder / name).exists()]
+    if foreign and not (folder / "transfuse.json").exists():
+        raise ConfigError(f"--out {folder}: holds a {foreign[0]} that transfuse did not write; choose another folder")

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
 import transfuse
-from transfuse.data.corpus import Corpus, as_corpus
+from transfuse.data.corpus import Corpus, Texts, as_corpus
 from transfuse.data.packing import PackedDataset, split_tail
 from transfuse.data.pairs import as_texts
 from transfuse.data.token_file import TokenFile
@@ -22,7 +23,7 @@ from transfuse.errors import ConfigError, DataError, ModelDirectoryError
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about, tokenizer_values
 from transfuse.estimators.candidate import Candidate
 from transfuse.estimators.model_card import model_card
-from transfuse.estimators.trained import TrainedEstimator, scratch_folder
+from transfuse.estimators.trained import Prepared, TrainedEstimator, scratch_folder
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate, stream
 from transfuse.metrics.text_scores import Score
@@ -42,6 +43,9 @@ SEARCH = SearchConfig(beams=1, sample=True, temperature=0.8, top_p=0.95, max_tok
 
 AT_A_TIME = 1 << 16
 """Tokens that are decoded together to be counted."""
+
+MOST_HELD_OUT = 1 << 18
+"""Tokens that `held_out` gives at most."""
 
 Text = Corpus | Iterable[str]
 """Documents: a `Corpus` of files, or a list, array or column of texts."""
@@ -104,34 +108,59 @@ class LanguageModel(TrainedEstimator):
         config = self.model.replace(vocab_size=len(self.tokenizer_), start_id=boundary, end_ids=(boundary,))
         self.model_ = DecoderModel(config).initialise(seed).to(pick_device(self.device))
         self.origin_: Origin | None = None
-        file = TokenFile.write(folder / "tokens", corpus, self.tokenizer_, boundary)
+        prepared = self._prepared(folder, corpus, validation, boundary, seed)
+        data, held = prepared.data, prepared.held
+        identity = {"model": self.model.to_dict(), "data": data.fingerprint(), "validation": held.fingerprint()}
+
+        def score() -> float:
+            return -mean_loss(self.model_, held, prepared.loss, self.training)
+
+        self.results_ = self._train(folder, data, prepared.loss, score, seed=seed, identity=identity, resume=resume)
+        self.results_ |= prepared.judge()
+
+    def held_out(self, X: Text, y: None = None) -> tuple[list[str], None]:
+        """The end of these documents, which `fit`, and any training that follows it, keeps aside to judge by; of a
+        large corpus the beginning of that."""
+        check_is_fitted(self, "model_")
+        with scratch_folder() as folder:
+            file = TokenFile.write(Path(folder) / "tokens", as_corpus(X), self.tokenizer_, self._start_id)
+            _, (tokens, starts) = split_tail(file.tokens, file.starts, self.validation_fraction)
+            stops = np.minimum(starts, MOST_HELD_OUT).tolist()
+            rows = [tokens[first:last].tolist() for first, last in itertools.pairwise(stops) if last > first]
+            return self.tokenizer_.decode_exactly(rows), None
+
+    def prepare(self, folder: Path, X: Any, y: Any, validation: Any) -> Prepared:
+        """Documents in the form training takes, their tokens in files in `folder`."""
+        check_is_fitted(self, "model_")
+        return self._prepared(folder, as_corpus(X), validation, self._start_id, self._known_seed())
+
+    def _prepared(
+        self, folder: Path, corpus: Corpus | Texts, validation: Text | None, start_id: int, seed: int
+    ) -> Prepared:
+        file = TokenFile.write(folder / "tokens", corpus, self.tokenizer_, start_id)
         if validation is None:
             learned, judged = split_tail(file.tokens, file.starts, self.validation_fraction)
             judged_print = file.about.fingerprint
             n_words, n_bytes = self._size_of(judged[0])
         else:
             apart = TokenFile.write(
-                folder / "validation", as_corpus(validation, "validation"), self.tokenizer_, boundary
+                folder / "validation", as_corpus(validation, "validation"), self.tokenizer_, start_id
             )
             learned, judged = (file.tokens, file.starts), (apart.tokens, apart.starts)
             judged_print = apart.about.fingerprint
             n_words, n_bytes = apart.about.n_words, apart.about.n_bytes
         data = self._dataset(*learned, file.about.fingerprint, seed)
         held = self._dataset(*judged, judged_print, seed)
-        identity = {"model": self.model.to_dict(), "data": data.fingerprint(), "validation": held.fingerprint()}
 
-        def loss() -> float:
-            return mean_loss(self.model_, held, language_loss, self.training)
+        def judge() -> dict[str, Any]:
+            loss = mean_loss(self.model_, held, language_loss, self.training)
+            return {
+                "held_out_loss": loss,
+                "held_out_rows": len(held.in_order(held.context)),
+                "held_out_metrics": [vars(one) for one in self._scores(loss, len(judged[0]), n_words, n_bytes)],
+            }
 
-        self.results_ = self._train(
-            folder, data, language_loss, lambda: -loss(), seed=seed, identity=identity, resume=resume
-        )
-        final = loss()
-        self.results_ |= {
-            "held_out_loss": final,
-            "held_out_rows": len(held.in_order(held.context)),
-            "held_out_metrics": [vars(one) for one in self._scores(final, len(judged[0]), n_words, n_bytes)],
-        }
+        return Prepared(data, held, language_loss, judge)
 
     def predict(self, X: Iterable[str]) -> list[str]:
         """How each prompt goes on (the prompt itself is not repeated)."""
@@ -181,9 +210,8 @@ class LanguageModel(TrainedEstimator):
         Documents are read in rows of `context` tokens, each of which is predicted from those before it in its row.
         """
         check_is_fitted(self, "model_")
-        start = self.model_.config.start_id if self.model_.config.start_id is not None else self._end_id
         with scratch_folder() as folder:
-            file = TokenFile.write(Path(folder) / "tokens", as_corpus(X), self.tokenizer_, start)
+            file = TokenFile.write(Path(folder) / "tokens", as_corpus(X), self.tokenizer_, self._start_id)
             data = self._dataset(file.tokens, file.starts, file.about.fingerprint, 0)
             loss = mean_loss(self.model_, data, language_loss, self.training)
             return self._scores(loss, file.about.n_tokens, file.about.n_words, file.about.n_bytes)
@@ -256,6 +284,12 @@ class LanguageModel(TrainedEstimator):
             raise ConfigError(
                 f"context={self.context} must be at least 2 and at most max_positions={self.model.max_positions}"
             )
+
+    @property
+    def _start_id(self) -> int:
+        """What stands before a document."""
+        start_id = self.model_.config.start_id
+        return self._end_id if start_id is None else start_id
 
     @property
     def _end_id(self) -> int:

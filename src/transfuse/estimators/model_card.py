@@ -21,6 +21,7 @@ def model_card(title: str, model: nn.Module, results: dict[str, Any], example: l
         f"{n_parameters:,} parameters, {'trained' if results else 'saved'} with transfuse {transfuse.__version__}.",
         "",
         *_results(results),
+        *_comparison(results),
         "## Use",
         "",
         "```python",
@@ -32,7 +33,7 @@ def model_card(title: str, model: nn.Module, results: dict[str, Any], example: l
 
 
 def _results(results: dict[str, Any]) -> list[str]:
-    if not results:
+    if "held_out_metrics" not in results:
         return []
     rows = [(score["name"], f"{score['value']:.2f}", score["signature"]) for score in results["held_out_metrics"]]
     rows.append(("cross-entropy, nats a token", f"{results['held_out_loss']:.4f}", ""))
@@ -47,3 +48,19 @@ def _results(results: dict[str, Any]) -> list[str]:
         f"checkpoints at steps {', '.join(map(str, results['averaged_steps']))}.",
         "",
     ]
+
+
+def _comparison(results: dict[str, Any]) -> list[str]:
+    """How a model with regrouped heads stands beside its original."""
+    if "regrouped" not in results:
+        return []
+    made = results["regrouped"]
+    spent = results.get("uptraining", {}).get("tokens", 0)
+    lines = [
+        "## Fewer key/value heads",
+        "",
+        f"Made from a model with more by method {made['method']!r}{' and a refit of the outputs' * made['refit']}, "
+        f"then trained on {spent:,} tokens.",
+        "",
+    ]
+    return [*lines, results["comparison"], ""] if "comparison" in results else lines

@@ -24,7 +24,7 @@ from transfuse.errors import (
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about, tokenizer_values
 from transfuse.estimators.candidate import Candidate
 from transfuse.estimators.model_card import model_card
-from transfuse.estimators.trained import TrainedEstimator
+from transfuse.estimators.trained import Prepared, TrainedEstimator
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate
 from transfuse.metrics.text_scores import Score, check_metrics, score_texts
@@ -100,21 +100,18 @@ class Seq2Seq(TrainedEstimator):
     ) -> None:
         self._check_settings()
         seed = self._seed()
-        pairs = as_pairs(X, y, "X", "y")
-        if validation is None:
-            training, held_out = hold_out(pairs, self.validation_fraction, seed)
-        else:
-            training, held_out = pairs, as_pairs(*validation, "validation[0]", "validation[1]")
+        training, held_out = self._divided(X, y, validation, seed)
         self.tokenizer_ = Tokenizer.train([*training[0], *training[1]], self.model.vocab_size, self.tokenizer)
         characters = {c for side in training for text in side for c in self.tokenizer_.normalize(text)}
         self.characters_ = "".join(sorted(characters))
         config = self.model.replace(vocab_size=len(self.tokenizer_), target_vocab_size=None, **SPECIAL_IDS)
         self.model_ = Seq2SeqModel(config).initialise(seed).to(pick_device(self.device))
-        data, held = self._dataset(training, "training"), self._dataset(held_out, "held-out")
+        prepared = self._prepared(training, held_out)
+        data, held = prepared.data, prepared.held
 
         def score() -> float:
             if self.training.select_by == "loss":
-                return -mean_loss(self.model_, held, seq2seq_loss, self.training)
+                return -mean_loss(self.model_, held, prepared.loss, self.training)
             greedy = self.search.replace(beams=1, n_best=1, sample=False)
             try:
                 return self._scores(*held_out, [self.metric], greedy)[-1].value
@@ -126,8 +123,30 @@ class Seq2Seq(TrainedEstimator):
         if self.training.select_by == "metric":
             identity |= {"metric": self.metric, "search": self.search.to_dict()}
         with self._run_folder(resume) as folder:
-            self.results_ = self._train(folder, data, seq2seq_loss, score, seed=seed, identity=identity, resume=resume)
-        self._judge(held, held_out)
+            self.results_ = self._train(folder, data, prepared.loss, score, seed=seed, identity=identity, resume=resume)
+        self.results_ |= prepared.judge()
+
+    def held_out(self, X: Iterable[str], y: Iterable[str]) -> Columns:
+        """The pairs of these that `fit`, and any training that follows it, keeps aside to judge by."""
+        return self._divided(X, y, None, self._known_seed())[1]
+
+    def prepare(self, folder: Path, X: Any, y: Any, validation: Any) -> Prepared:
+        """Pairs in the form training takes; all of them in memory."""
+        check_is_fitted(self, "model_")
+        return self._prepared(*self._divided(X, y, validation, self._known_seed()))
+
+    def _divided(
+        self, X: Iterable[str], y: Iterable[str], validation: tuple[Iterable[str], Iterable[str]] | None, seed: int
+    ) -> tuple[Columns, Columns]:
+        """Pairs to learn from and pairs to judge by."""
+        pairs = as_pairs(X, y, "X", "y")
+        if validation is None:
+            return hold_out(pairs, self.validation_fraction, seed)
+        return pairs, as_pairs(*validation, "validation[0]", "validation[1]")
+
+    def _prepared(self, training: Columns, held_out: Columns) -> Prepared:
+        data, held = self._dataset(training, "training"), self._dataset(held_out, "held-out")
+        return Prepared(data, held, seq2seq_loss, lambda: self._judged(held, held_out))
 
     def predict(self, X: Iterable[str]) -> list[str]:
         """The best output for each text."""
@@ -241,9 +260,9 @@ class Seq2Seq(TrainedEstimator):
                 stacklevel=3,
             )
 
-    def _judge(self, held: PairDataset, held_out: Columns) -> None:
+    def _judged(self, held: PairDataset, held_out: Columns) -> dict[str, Any]:
         scores = self._scores(*held_out, [self.metric], self.search)
-        self.results_ |= {
+        return {
             "held_out_loss": mean_loss(self.model_, held, seq2seq_loss, self.training),
             "held_out_rows": len(held),
             "held_out_metrics": [vars(score) for score in scores],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +15,8 @@ from sklearn.utils import check_random_state
 
 import transfuse
 from transfuse.config import Config
+from transfuse.data.batches import PairDataset
+from transfuse.data.packing import PackedDataset
 from transfuse.data.tokenizer import Tokenizer, TokenizerConfig
 from transfuse.errors import (
     CheckpointError,
@@ -33,6 +37,17 @@ from transfuse.training.progress import with_progress
 from transfuse.training.run import CHECKPOINTS, Run, pick_device
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """Data as a training takes it: what to learn from, what to judge by, the loss of the task, and what gives the
+    results of a trained model on the held-out data."""
+
+    data: PairDataset | PackedDataset
+    held: PairDataset | PackedDataset
+    loss: Loss
+    judge: Callable[[], dict[str, Any]]
+
+
 class TrainedEstimator(ConfiguredEstimator):
     """An estimator with `model`, `tokenizer`, `training`, `search`, `validation_fraction`, `run_dir`, `device`,
     `random_state` and `verbose`."""
@@ -49,8 +64,22 @@ class TrainedEstimator(ConfiguredEstimator):
     tokenizer_: Tokenizer
     results_: dict[str, Any]
 
+    def prepare(self, folder: Path, X: Any, y: Any, validation: Any) -> Prepared:
+        """The fitted estimator's own form of data; `folder` is for what is too large for memory, and stays in use."""
+        raise NotImplementedError
+
+    def with_model(self, model: Any, results: dict[str, Any]) -> Self:
+        """A copy around another model of the same vocabulary. Nothing of it is shared but the tokenizer."""
+        copied = copy.copy(self)
+        copied.model, copied.model_, copied.results_ = model.config, model, results
+        return copied
+
     def _seed(self) -> int:
         return int(check_random_state(self.random_state).randint(2**31))
+
+    def _known_seed(self) -> int:
+        """The same at every call, so that rows held out of a training are held out of what follows it."""
+        return self._seed() if isinstance(self.random_state, int) else 0
 
     @contextmanager
     def _unchanged_on_failure(self) -> Iterator[None]:
@@ -92,9 +121,11 @@ class TrainedEstimator(ConfiguredEstimator):
         seed: int,
         identity: dict[str, Any],
         resume: bool,
+        config: TrainingConfig | None = None,
     ) -> dict[str, Any]:
-        """Train `model_` to its end and return what the run came to."""
-        run = Run(self.model_, data, loss, self.training, folder=folder, seed=seed, score=score, identity=identity)
+        """Train `model_` to its end, by `config` instead of `training` if given; return what the run came to."""
+        config = config or self.training
+        run = Run(self.model_, data, loss, config, folder=folder, seed=seed, score=score, identity=identity)
         if resume and not run.resume():
             message = f"nothing to resume in {run.checkpoints.folder}; starting anew"
             warnings.warn(message, ResumeWarning, stacklevel=5)

@@ -136,7 +136,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     return {
         f"{name}/{quantity}": tensor
         for name, parameter in model.named_parameters()
-        for quantity, tensor in optimizer.state[parameter].items()
+        for quantity, tensor in optimizer.state.get(parameter, {}).items()
     }
 
 

@@ -69,9 +69,11 @@ class Step:
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101), betas (0.9, 0.98); weight decay on matrices only."""
-    matrices = [weight for weight in model.parameters() if weight.dim() > 1]
-    others = [weight for weight in model.parameters() if weight.dim() <= 1]
+    """AdamW (arXiv 1711.05101), betas (0.9, 0.98), of the weights that require a gradient; weight decay on matrices
+    only."""
+    learned = [weight for weight in model.parameters() if weight.requires_grad]
+    matrices = [weight for weight in learned if weight.dim() > 1]
+    others = [weight for weight in learned if weight.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 

@@ -38,7 +38,8 @@ class RunState:
     """Everything of a run that is neither weights nor optimiser, as saved in a checkpoint's state.json.
 
     `validated` lists the steps with a held-out score, `best_step` is the one whose score is highest, `waited` counts
-    validations since then. `identity` is what must be equal for a resume to make sense.
+    validations since then; `n_tokens` have been learned from. `identity` is what must be equal for a resume to make
+    sense.
     """
 
     identity: dict[str, Any]
@@ -46,6 +47,7 @@ class RunState:
     validated: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    n_tokens: int = 0
 
     @property
     def best_step(self) -> int:
@@ -144,6 +146,7 @@ class Run:
             for step in loop:
                 self.state.position = step.position
                 self.state.seconds = time.perf_counter() - began
+                self.state.n_tokens += step.n_tokens
                 log.write(kind="step", **_record(step), elapsed=round(self.state.seconds, 3))
                 yield step
                 if step.position.step % self.config.validate_every == 0:
@@ -163,6 +166,7 @@ class Run:
         self.model.eval()
         return {
             "steps": self.state.position.step,
+            "tokens": self.state.n_tokens,
             "best_step": best,
             "averaged_steps": averaged,
             "held_out_score": max(self.state.scores),

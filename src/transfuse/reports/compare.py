@@ -1,0 +1,184 @@
+"""Models of one vocabulary side by side: quality, speed and memory, measured on the same data in turns.
+
+The first model is what the others are compared with: the multi-head original, say, of grouped-query conversions.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.utils.validation import check_is_fitted
+
+from transfuse.errors import ConfigError
+from transfuse.estimators.language_model import LanguageModel
+from transfuse.estimators.seq2seq import Seq2Seq
+from transfuse.estimators.trained import scratch_folder
+from transfuse.generation.generate import generate
+from transfuse.metrics.text_scores import Score, score_texts
+from transfuse.models.seq2seq import Seq2SeqModel
+from transfuse.nn.linear import packed
+from transfuse.reports.comparison import Compared, Comparison, Timing
+from transfuse.training.distillation import Distillation, hidden_vectors
+from transfuse.training.loop import mean_loss
+
+CONTEXTS = (16, 64, 256, 1024)
+"""Positions behind a step that is timed: of the source for an encoder–decoder, of the text for a language model."""
+
+BATCHES = (1, 8)
+"""Rows that are decoded together."""
+
+WARM_UP, STEPS = 2, 9
+PROMPT, CONTINUATION = 32, 32
+"""Tokens of a language model's prompt, and of what it writes to be compared."""
+
+PROMPTS = 50
+
+
+def compare(
+    models: Mapping[str, Seq2Seq] | Mapping[str, LanguageModel],
+    X: Any,
+    y: Any = None,
+    *,
+    contexts: Sequence[int] = CONTEXTS,
+    batches: Sequence[int] = BATCHES,
+) -> Comparison:
+    """Quality on held-out data, and speed and memory of decoding, of models (by name) that share a tokenizer.
+
+    `X` (and `y`) is data none of them was trained on. Contexts beyond the models' positions are left out. Raises
+    ConfigError for models of different kinds or vocabularies, DataError for unusable data.
+    """
+    _check(models)
+    names, several = list(models), list(models.values())
+    with scratch_folder() as folder:
+        held = several[0].prepare(Path(folder), X, y, X if y is None else (X, y)).held
+        quality = [_quality(one, several[0], held) for one in several]
+    outputs = [_outputs(one, X, several[0]) for one in several]
+    timings = _timings(several, contexts, batches)
+    found = []
+    for i, (name, one) in enumerate(zip(names, several, strict=True)):
+        equal = [_shared_start(a, b) for a, b in zip(outputs[i], outputs[0], strict=True)]
+        scores = one.evaluate(X) if isinstance(one, LanguageModel) else _generated_scores(one, outputs[i], y)
+        found.append(
+            Compared(
+                name,
+                [attention.n_kv_heads for attention in _attentions(one.model_)],
+                sum(weight.numel() for weight in one.model_.parameters()),
+                *quality[i],
+                scores,
+                statistics.mean(equal),
+                timings[i],
+                _wins_from(timings[i], timings[0]) if i else None,
+            )
+        )
+    return Comparison(found, sum(held.batch(rows).n_tokens for rows in held.in_order(4096)))
+
+
+def _check(models: Mapping[str, Any]) -> None:
+    if not models:
+        raise ConfigError("compare needs one model at least")
+    first_name, first = next(iter(models.items()))
+    for name, one in models.items():
+        if not isinstance(one, Seq2Seq | LanguageModel):
+            raise ConfigError(f"{name}: a {type(one).__name__}, which does not write text; nothing to compare")
+        check_is_fitted(one, "model_")
+        if type(one) is not type(first) or one.tokenizer_.to_json() != first.tokenizer_.to_json():
+            raise ConfigError(f"{name} and {first_name} are of different kinds or vocabularies; they do not compare")
+
+
+@torch.no_grad()
+def _quality(one: Any, first: Any, held: Any) -> tuple[float, float, float]:
+    """Cross-entropy, divergence from the first model and agreement with it, a token."""
+    task = Distillation(first.model_)
+    divergence = mean_loss(one.model_, held, task, one.training)
+    total = agreed = n_tokens = 0.0
+    for rows in held.in_order(one.training.batch_tokens):
+        batch = held.batch(rows).to(one.model_.output.weight.device)
+        labels = batch.labels_BT[batch.real_BT]
+        log_p, log_q = (
+            model.output(hidden_vectors(model, batch)).float().log_softmax(-1) for model in (one.model_, first.model_)
+        )
+        total -= log_p.gather(1, labels[:, None]).sum().item()
+        agreed += (log_p.argmax(-1) == log_q.argmax(-1)).sum().item()
+        n_tokens += len(labels)
+    return total / n_tokens, divergence, agreed / n_tokens
+
+
+def _outputs(one: Any, X: Any, first: Any) -> list[Any]:
+    """What a model writes: each text's output, or a greedy continuation of prompts from the held-out text, as ids."""
+    if isinstance(one, Seq2Seq):
+        return one.predict(X)
+    with scratch_folder() as folder:
+        held = first.prepare(Path(folder), X, None, X).held
+        rows = [row for batch in held.in_order(held.context) for row in batch][:PROMPTS]
+        prompts = [held.batch([row]).ids_BT[0, :PROMPT].tolist() for row in rows]
+    search = one.search.replace(sample=False, n_best=1, max_tokens=CONTINUATION)
+    return [tuple(row[0].ids) for row in generate(one.model_, prompts, search)]
+
+
+def _shared_start(one: Any, other: Any) -> float:
+    """1 or 0 for texts, equal or not; the share of ids before the first difference."""
+    if isinstance(one, str):
+        return float(one == other)
+    longest = max(len(one), len(other))
+    same = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return same / longest if longest else 1.0
+
+
+def _generated_scores(one: Seq2Seq, outputs: list[str], y: Any) -> list[Score]:
+    metrics = dict.fromkeys([one.metric, "chrf"])
+    return [score_texts(outputs, list(y), metric)[-1] for metric in metrics]
+
+
+@torch.inference_mode()
+def _timings(several: Sequence[Any], contexts: Sequence[int], batches: Sequence[int]) -> list[list[Timing]]:
+    """Every model's steps, the models in turns within each step, so that a slow moment is everybody's."""
+    most = min(one.model_.config.max_positions for one in several) - WARM_UP - STEPS
+    usable = sorted({min(context, most) for context in contexts})
+    found: list[list[Timing]] = [[] for _ in several]
+    vocabulary = min(one.model_.config.vocab_size for one in several)
+    with packed(module for one in several for module in one.model_.modules()):
+        for batch in sorted(batches):
+            for context in usable:
+                generator = torch.Generator().manual_seed(0)
+                prompts = torch.randint(vocabulary, (batch, context), generator=generator).tolist()
+                begun = [one.model_.begin(prompts) for one in several]
+                seconds: list[list[float]] = [[] for _ in several]
+                for _ in range(WARM_UP + STEPS):
+                    for i, one in enumerate(several):
+                        state, ids = begun[i]
+                        started = time.perf_counter()
+                        ids = one.model_.output(one.model_.hidden_step(ids.view(-1, 1), state)).argmax(-1)
+                        seconds[i].append(time.perf_counter() - started)
+                        begun[i] = state, ids
+                for i, one in enumerate(several):
+                    found[i].append(
+                        Timing(
+                            batch,
+                            context,
+                            1000 * statistics.median(seconds[i][WARM_UP:]),
+                            begun[i][0].n_bytes,
+                            batch * one.model_.cache_bytes(prompts[0], WARM_UP + STEPS, 1),
+                        )
+                    )
+    return found
+
+
+def _wins_from(timings: Sequence[Timing], first: Sequence[Timing]) -> int | None:
+    """The context from which on every step of the largest batch was faster."""
+    largest, start = max(timing.batch for timing in timings), None
+    for own, other in zip(timings, first, strict=True):
+        if own.batch == largest:
+            faster = own.milliseconds < other.milliseconds
+            start = (own.context if start is None else start) if faster else None
+    return start
+
+
+def _attentions(model: Any) -> list[Any]:
+    blocks = model.decoder.blocks
+    found = [block.attention for block in blocks]
+    return found + [block.cross_attention for block in blocks] if isinstance(model, Seq2SeqModel) else found

@@ -1,0 +1,196 @@
+"""The figures of models side by side, as tables and as one page with pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import transfuse
+from transfuse.errors import TransfuseError
+from transfuse.metrics.text_scores import Score
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A decoding step of `batch` rows with `context` positions behind it, and the keys and values then held."""
+
+    batch: int
+    context: int
+    milliseconds: float
+    cache_bytes: int
+    computed_cache_bytes: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of all rows together."""
+        return 1000 * self.batch / self.milliseconds
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One model's figures. `loss` is cross-entropy a token; `divergence` KL(first ‖ this) a token and `agreement` the
+    share of tokens whose most likely successor is the first's; `same_outputs` the share of what is generated that is as
+    the first model generates it; `wins_from` the context from which its step of the largest batch is faster than the
+    first's, None if it never was."""
+
+    name: str
+    kv_heads: list[int]
+    parameters: int
+    loss: float
+    divergence: float
+    agreement: float
+    scores: list[Score]
+    same_outputs: float
+    timings: list[Timing]
+    wins_from: int | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found, the first model first."""
+
+    models: list[Compared]
+    held_out_tokens: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        return asdict(self)
+
+    def header(self) -> list[str]:
+        """Column names of `rows`."""
+        largest = self.models[0].timings[-1]
+        at = f"{largest.batch} x {largest.context}"
+        scores = [score.name for score in self.models[0].scores]
+        return [
+            *("model", "K/V heads", "parameters", "loss", "KL", "agreement", *scores, "same output"),
+            *(f"ms/step {at}", "tokens/s", "speed", "cache bytes", "wins from"),
+        ]
+
+    def rows(self) -> list[list[str]]:
+        """A row of text a model."""
+        first = self.models[0].timings[-1].milliseconds
+        found = []
+        for one in self.models:
+            last = one.timings[-1]
+            heads = sorted(set(one.kv_heads))
+            found.append(
+                [
+                    one.name,
+                    str(heads[0]) if len(heads) == 1 else ",".join(map(str, one.kv_heads)),
+                    f"{one.parameters:,}",
+                    f"{one.loss:.4f}",
+                    f"{one.divergence:.4f}",
+                    f"{100 * one.agreement:.1f} %",
+                    *(f"{score.value:.2f}" for score in one.scores),
+                    f"{100 * one.same_outputs:.1f} %",
+                    f"{last.milliseconds:.2f}",
+                    f"{last.tokens_per_second:,.0f}",
+                    f"{first / last.milliseconds:.2f} x",
+                    f"{last.cache_bytes:,}",
+                    "" if one is self.models[0] else str(one.wins_from or "never here"),
+                ]
+            )
+        return found
+
+    def to_text(self) -> str:
+        """A table for a terminal."""
+        lines = [self.header(), *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([*(line.rstrip() for line in table), *self._signatures()])
+
+    def to_markdown(self) -> str:
+        """The same table as Markdown."""
+        lines = [self.header(), ["---"] * len(self.header()), *self.rows()]
+        return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", *self._signatures()])
+
+    def to_html(self) -> str:
+        """One page with tables and pictures that needs nothing beside it."""
+        timings = [
+            [
+                *(one.name, str(t.batch), str(t.context), f"{t.milliseconds:.3f}", f"{t.tokens_per_second:,.0f}"),
+                *(f"{t.cache_bytes:,}", f"{t.computed_cache_bytes:,}"),
+            ]
+            for one in self.models
+            for t in one.timings
+        ]
+        pictures = [_encoded(self._quality_picture()), _encoded(self._speed_picture())]
+        return "\n".join(
+            [
+                "<!doctype html><meta charset='utf-8'><title>transfuse compare</title>",
+                "<style>body{font:15px sans-serif;margin:2em}td,th{padding:.3em .8em;text-align:right}"
+                "td:first-child,th:first-child{text-align:left}table{border-collapse:collapse}"
+                "tr{border-bottom:1px solid #ccc}</style>",
+                f"<h1>{' · '.join(html.escape(one.name) for one in self.models)}</h1>",
+                f"<p>{self.held_out_tokens:,} held-out tokens; transfuse {transfuse.__version__}, "
+                f"torch {torch.__version__}, {torch.get_num_threads()} threads.</p>",
+                _table(self.header(), self.rows()),
+                *(f"<p>{html.escape(line)}</p>" for line in self._signatures()),
+                *(f"<p><img src='data:image/png;base64,{picture}' alt=''></p>" for picture in pictures),
+                "<h2>Decoding steps</h2>",
+                _table(
+                    ["model", "rows", "context", "ms a step", "tokens/s", "cache bytes, measured", "computed"], timings
+                ),
+            ]
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write `to_html`. Raises TransfuseError if the disk refuses."""
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(self.to_html(), encoding="utf-8")
+        except OSError as error:
+            raise TransfuseError(f"cannot write {path}: {error.strerror}") from error
+        return path
+
+    def _signatures(self) -> list[str]:
+        return [f"{score.name}: {score.signature}" for score in self.models[0].scores]
+
+    def _quality_picture(self) -> Figure:
+        figure, axes = _figure()
+        for one in self.models:
+            axes.plot(one.timings[-1].cache_bytes / 2**20, one.scores[0].value, "o", label=one.name)
+        axes.set(xlabel="keys and values, MiB", ylabel=self.models[0].scores[0].name, xlim=(0, None))
+        axes.legend()
+        return figure
+
+    def _speed_picture(self) -> Figure:
+        figure, axes = _figure()
+        for one in self.models:
+            largest = max(timing.batch for timing in one.timings)
+            points = [(t.context, t.milliseconds) for t in one.timings if t.batch == largest]
+            axes.plot(*zip(*points, strict=True), "o-", label=one.name)
+        axes.set(xlabel="context", ylabel=f"ms a step of {largest} rows", ylim=(0, None))
+        axes.legend()
+        return figure
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return "<table>" + line(header, "th") + "".join(line(row, "td") for row in rows) + "</table>"
+
+
+def _figure() -> tuple[Figure, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _encoded(figure: Figure) -> str:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return base64.b64encode(stream.getvalue()).decode()

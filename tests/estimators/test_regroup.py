@@ -1,0 +1,185 @@
+"""Fewer heads for fitted estimators: conversion, the training that follows, comparison, and what is refused."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+import transfuse
+from transfuse import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DecoderConfig,
+    DistillationConfig,
+    LanguageModel,
+    SearchConfig,
+    Seq2Seq,
+    Seq2SeqConfig,
+    TrainingConfig,
+    compare,
+    expand_heads,
+    regroup,
+    uptrain,
+)
+
+TRAINING = TrainingConfig(
+    epochs=10, batch_tokens=256, learning_rate=1e-2, warmup_steps=5, validate_every=40, average=1, label_smoothing=0.0
+)
+SENTENCES = [
+    " ".join(random.Random(i).choice(words) for words in (["a", "the", "one"], ["cat", "dog", "hen"], ["ran", "sat"]))
+    for i in range(200)
+]
+
+
+@pytest.fixture(scope="module")
+def reverser() -> Seq2Seq:
+    model = Seq2SeqConfig(
+        vocab_size=300, d_model=32, encoder_layers=1, decoder_layers=2, encoder_heads=4, decoder_heads=4, dropout=0.0,
+        encoder_hidden=48, decoder_hidden=48, max_positions=48,
+    )  # fmt: skip
+    return Seq2Seq(model=model, training=TRAINING, search=SearchConfig(beams=1)).fit(
+        SENTENCES, [" ".join(text.split()[::-1]) for text in SENTENCES]
+    )
+
+
+@pytest.fixture(scope="module")
+def talker() -> LanguageModel:
+    model = DecoderConfig(vocab_size=300, d_model=32, n_layers=2, n_heads=4, d_hidden=48, max_positions=64)
+    return LanguageModel(model=model, training=TRAINING, context=32).fit([text + ".\n" for text in SENTENCES])
+
+
+def data(model: Seq2Seq | LanguageModel) -> tuple[list[str], list[str] | None]:
+    if isinstance(model, LanguageModel):
+        return [text + ".\n" for text in SENTENCES], None
+    return SENTENCES, [" ".join(text.split()[::-1]) for text in SENTENCES]
+
+
+@pytest.fixture(params=["reverser", "talker"])
+def model(request: pytest.FixtureRequest) -> Seq2Seq | LanguageModel:
+    return request.getfixturevalue(request.param)  # type: ignore[no-any-return]
+
+
+def weights(model: Seq2Seq | LanguageModel) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in model.model_.named_parameters()}
+
+
+def test_training_brings_a_pooled_model_back_to_its_teacher(model: Seq2Seq | LanguageModel) -> None:
+    before = weights(model)
+    pooled = regroup(model, 1, method="mean", refit=False)
+    trained = uptrain(pooled, model, *data(model), tokens=12_000, training=TRAINING)
+    found = compare({"own": model, "pooled": pooled, "trained": trained}, *model.held_out(*data(model)), contexts=(8,))
+    own, first, last = found.models
+    assert own.divergence == 0 and own.agreement == own.same_outputs == 1
+    assert last.divergence < first.divergence / 2
+    assert last.agreement >= first.agreement
+    # what was given is as it was, and only attention was trained
+    assert all(torch.equal(before[name], weight) for name, weight in model.model_.named_parameters())
+    changed = {name for name, weight in weights(trained).items() if not torch.equal(weight, weights(pooled)[name])}
+    assert changed and all(name.startswith("decoder") and "attention." in name for name in changed)
+    assert all(weight.requires_grad for weight in trained.model_.parameters())
+    assert trained.results_["uptraining"]["tokens"] >= 12_000
+
+
+def test_calibrated_heads_are_nearer_than_pooled_ones(model: Seq2Seq | LanguageModel) -> None:
+    several = {method: regroup(model, 1, *data(model), method=method) for method in ("aligned", "mean")}
+    found = compare({"own": model, **several}, *model.held_out(*data(model)), contexts=(8,))
+    assert found.models[1].divergence < found.models[2].divergence
+
+
+def test_figures_are_what_they_say(model: Seq2Seq | LanguageModel) -> None:
+    grouped = regroup(model, 2, method="first", refit=False)
+    X, y = model.held_out(*data(model))
+    found = compare({"own": model, "<grouped>": grouped}, X, y, contexts=(5, 16), batches=(1, 3))
+    for one, estimator in zip(found.models, (model, grouped), strict=True):
+        assert [(t.batch, t.context) for t in one.timings] == [(1, 5), (1, 16), (3, 5), (3, 16)]
+        assert all(t.cache_bytes == t.computed_cache_bytes for t in one.timings)
+        assert one.parameters == sum(weight.numel() for weight in estimator.model_.parameters())
+        if isinstance(estimator, LanguageModel):
+            assert math.exp(one.loss) == pytest.approx(one.scores[0].value, rel=1e-3)
+        else:
+            assert one.scores[0].value == pytest.approx(estimator.score(X, y))
+    assert found.models[1].timings[0].cache_bytes * 2 == found.models[0].timings[0].cache_bytes
+    page = found.to_html()
+    assert "&lt;grouped&gt;" in page and "<grouped>" not in page and page.count("data:image/png;base64") == 2
+    assert len(found.to_markdown().splitlines()[0].split("|")) == len(found.to_markdown().splitlines()[2].split("|"))
+    assert found.to_dict()["models"][1]["name"] == "<grouped>"
+
+
+def test_expanded_heads_say_the_same(model: Seq2Seq | LanguageModel, tmp_path: Path) -> None:
+    grouped = regroup(model, 2, *data(model))
+    expanded = expand_heads(grouped)
+    X, y = model.held_out(*data(model))
+    found = compare({"grouped": grouped, "expanded": expanded}, X, y, contexts=(8,))
+    assert found.models[1].divergence < 1e-6 and found.models[1].kv_heads[0] == 4
+    # a family that has no grouped heads holds the expanded model, our own directory the grouped one
+    grouped.save(tmp_path / "grouped")
+    expanded.save(tmp_path / "expanded")
+    again = transfuse.load(tmp_path / "grouped")
+    assert weights(again).keys() == weights(grouped).keys()
+    assert all(torch.equal(weight, weights(again)[name]) for name, weight in weights(grouped).items())
+    card = (tmp_path / "grouped" / "README.md").read_text()
+    assert "method 'aligned' and a refit of the outputs" in card
+
+
+def test_the_budget_is_kept(reverser: Seq2Seq) -> None:
+    converted = regroup(reverser, 2, method="mean", refit=False)
+    original_tokens = reverser.results_["tokens"]
+    assert converted.results_ == {
+        "tokens": original_tokens,
+        "regrouped": {"method": "mean", "refit": False, "n_kv_heads": 2},
+    }
+    trained = uptrain(converted, reverser, *data(reverser), alpha=0.05)
+    spent = trained.results_["uptraining"]["tokens"]
+    assert 0.05 * original_tokens <= spent < 0.05 * original_tokens + 1024
+
+
+def test_cross_entropy_alone_is_ordinary_training(reverser: Seq2Seq) -> None:
+    alone = DistillationConfig(divergence=0.0, cross_entropy=1.0)
+    control = uptrain(reverser, reverser, *data(reverser), tokens=2000, distillation=alone, trains="all")
+    held = control.results_["uptraining"]["held_out_score"]
+    assert held == pytest.approx(-compare({"a": control}, *reverser.held_out(*data(reverser))).models[0].loss, rel=1e-4)
+
+
+def test_a_run_goes_on_where_it_was(reverser: Seq2Seq, tmp_path: Path) -> None:
+    converted = regroup(reverser, 1, method="mean", refit=False)
+    whole = uptrain(converted, reverser, *data(reverser), tokens=3000, run_dir=tmp_path / "whole")
+    with pytest.raises(CheckpointError, match="earlier run"):
+        uptrain(converted, reverser, *data(reverser), tokens=3000, run_dir=tmp_path / "whole")
+    (tmp_path / "part").mkdir()
+    checkpoints = sorted((tmp_path / "whole" / "checkpoints").iterdir())
+    assert len(checkpoints) == 3
+    (tmp_path / "whole").rename(tmp_path / "part" / "run")
+    for checkpoint in (tmp_path / "part" / "run" / "checkpoints").iterdir():
+        if checkpoint.name == checkpoints[-1].name:
+            for file in checkpoint.iterdir():
+                file.unlink()
+            checkpoint.rmdir()
+    again = uptrain(converted, reverser, *data(reverser), tokens=3000, run_dir=tmp_path / "part" / "run", resume=True)
+    assert all(torch.equal(weight, weights(again)[name]) for name, weight in weights(whole).items())
+    other = regroup(reverser, 2, method="mean", refit=False)
+    with pytest.raises(CheckpointError, match=r"n_kv_heads|decoder_kv_heads"):
+        uptrain(other, reverser, *data(reverser), tokens=3000, run_dir=tmp_path / "part" / "run", resume=True)
+
+
+def test_what_makes_no_sense_is_refused(reverser: Seq2Seq, talker: LanguageModel) -> None:
+    with pytest.raises(ConfigError, match="give one of them"):
+        uptrain(reverser, reverser, *data(reverser))
+    with pytest.raises(ConfigError, match="0 tokens"):
+        uptrain(reverser, reverser, *data(reverser), tokens=0)
+    with pytest.raises(ConfigError, match="trains='heads' must be one of"):
+        uptrain(reverser, reverser, *data(reverser), tokens=10, trains="heads")
+    with pytest.raises(ConfigError, match="which is not known"):
+        uptrain(reverser, reverser.with_model(reverser.model_, {}), *data(reverser), alpha=0.1)
+    with pytest.raises(ConfigError, match="nor both 0"):
+        DistillationConfig(divergence=0.0)
+    with pytest.raises(ConfigError, match="different kinds or vocabularies"):
+        compare({"a": reverser, "b": talker}, *data(reverser))  # type: ignore[dict-item]
+    with pytest.raises(DataError, match="calibration tokens"):
+        regroup(reverser, 2, SENTENCES[:2], SENTENCES[:2])
+    with pytest.raises(ConfigError, match="one model at least"):
+        compare({}, *data(reverser))
