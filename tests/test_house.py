@@ -89,7 +89,19 @@ def test_type_checkers_see_the_same_face() -> None:
 
 @pytest.mark.alone
 @pytest.mark.parametrize(
-    "words", [[], ["fit"], ["fit", "seq2seq"], ["fit", "generate"], ["predict"], ["evaluate"], ["inspect"], ["demo"]]
+    "words",
+    [
+        [],
+        ["fit"],
+        ["fit", "seq2seq"],
+        ["fit", "generate"],
+        ["predict"],
+        ["evaluate"],
+        ["inspect"],
+        ["regroup"],
+        ["compare"],
+        ["demo"],
+    ],
 )
 def test_help_is_quick_and_needs_no_torch(words: list[str]) -> None:
     seconds = []

@@ -42,7 +42,9 @@ def test_commands_run(name: str, tmp_path: Path) -> None:
     (tmp_path / "prompts.txt").write_text("It was\n")
     lines = [line.split("   #")[0].strip() for block in blocks(name, "sh") for line in block.splitlines()]
     commands = [line for line in lines if line.startswith("transfuse ")]
-    assert {shlex.split(command)[1] for command in commands} == {"fit", "predict", "evaluate", "inspect"}
+    assert {shlex.split(command)[1] for command in commands} == {
+        *("fit", "predict", "evaluate", "inspect", "regroup", "compare")
+    }
     for command in commands:
         words = shlex.split(command + (f" {SMALL}" if " fit " in command else ""))
         environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}

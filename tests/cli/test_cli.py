@@ -26,7 +26,18 @@ from transfuse.training.metrics_log import read_metrics
 
 COMMAND = str(Path(sys.executable).with_name("transfuse"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-COMMANDS = [[], ["fit"], ["fit", "seq2seq"], ["fit", "generate"], ["predict"], ["evaluate"], ["inspect"], ["demo"]]
+COMMANDS = [
+    [],
+    ["fit"],
+    ["fit", "seq2seq"],
+    ["fit", "generate"],
+    ["predict"],
+    ["evaluate"],
+    ["inspect"],
+    ["regroup"],
+    ["compare"],
+    ["demo"],
+]
 
 WORDS = ["zero", "one", "two", "three", "four", "five"]
 TINY = [

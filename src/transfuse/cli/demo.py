@@ -16,7 +16,10 @@ from transfuse import (
     Seq2SeqConfig,
     TokenizerConfig,
     TrainingConfig,
+    compare,
     inspect,
+    regroup,
+    uptrain,
 )
 
 LANGUAGES = [
@@ -45,6 +48,8 @@ STYLES = ("medium", "long", "full")
 FIRST_YEAR, LAST_YEAR = 1900, 2099
 N_TRAINING, N_HELD_OUT = 30_000, 1_000
 SHOWN = 8
+REGROUP_TOKENS = 20_000
+CONTEXTS = (16, 48)
 
 
 @dataclass(frozen=True)
@@ -110,12 +115,31 @@ def run_demo(out: Path, seed: int, say: Callable[[str], None], show: Callable[[s
         _report(model, title, pairs, show)
     model.save(out)
     picture = inspect(model, *_longest_latin(task.new_years)).save_picture(out / "cross_attention.png")
+    _share_heads(model, task, out, say, show)
     show(f"\nmodel    {out}\npicture  {picture} (which letters each digit of the answer was read from)")
     show(
         "\nNow with your own pairs, a file of source<TAB>target lines:\n"
         "  transfuse fit seq2seq pairs.tsv --out runs/mine\n"
-        "  transfuse predict runs/mine texts.txt"
+        "  transfuse predict runs/mine texts.txt\n"
+        "  transfuse regroup runs/mine --data pairs.tsv --kv-heads 1 --tokens 50000 --out runs/cheaper"
     )
+
+
+def _share_heads(
+    model: Seq2Seq, task: DateTask, out: Path, say: Callable[[str], None], show: Callable[[str], None]
+) -> None:
+    """Give the model fewer key/value heads, train what comes of it for a moment, and compare."""
+    texts, wanted = map(list, zip(*task.training, strict=True))
+    models = {"multi-head": model}
+    for name, n_kv_heads in (("grouped-query", 2), ("multi-query", 1)):
+        began = time.monotonic()
+        converted = regroup(model, n_kv_heads, texts, wanted)
+        models[name] = uptrain(converted, model, texts, wanted, tokens=REGROUP_TOKENS)
+        models[name].save(out.with_name(f"{out.name}-{name}"))
+        say(f"{name}: converted and trained on {REGROUP_TOKENS:,} tokens in {time.monotonic() - began:.0f} s")
+    found = compare(models, *map(list, zip(*task.new_dates, strict=True)), contexts=CONTEXTS)
+    show(f"\nthe same model with fewer key/value heads, on the dates never seen:\n{found.to_text()}")
+    show(f"report   {found.save(out / 'comparison.html')}")
 
 
 def _written(draw: random.Random, days: list[datetime.date], count: int) -> list[tuple[str, str]]:
