@@ -183,3 +183,50 @@ def test_what_makes_no_sense_is_refused(reverser: Seq2Seq, talker: LanguageModel
         regroup(reverser, 2, SENTENCES[:2], SENTENCES[:2])
     with pytest.raises(ConfigError, match="one model at least"):
         compare({}, *data(reverser))
+
+
+LANGUAGE_KINDS = {
+    "Llama": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 20},
+    "GPT2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+}
+PAIR_SIZES = {"encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 4}
+
+
+@pytest.mark.usefixtures("quiet_transformers")
+@pytest.mark.parametrize("kind", ["Llama", "GPT2", "Marian", "M2M100"])
+def test_directories_of_others_are_converted_and_open_there_again(
+    kind: str, reverser: Seq2Seq, talker: LanguageModel, tmp_path: Path
+) -> None:
+    import transformers
+
+    own = talker if kind in LANGUAGE_KINDS else reverser
+    if kind in LANGUAGE_KINDS:
+        sizes = LANGUAGE_KINDS[kind] | {"bos_token_id": 0, "eos_token_id": 0}
+        architecture, auto = f"{kind}{'LMHeadModel' if kind == 'GPT2' else 'ForCausalLM'}", "AutoModelForCausalLM"
+    else:
+        sizes = PAIR_SIZES | {"d_model": 32, "encoder_ffn_dim": 20, "decoder_ffn_dim": 20, "pad_token_id": 1}
+        sizes |= {"decoder_start_token_id": 0, "eos_token_id": 2, "max_position_embeddings": 64}
+        architecture = "MarianMTModel" if kind == "Marian" else "M2M100ForConditionalGeneration"
+        auto = "AutoModelForSeq2SeqLM"
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(vocab_size=len(own.tokenizer_), **sizes)
+    theirs = getattr(transformers, architecture)(config)
+    for weight in theirs.parameters():
+        weight.data.add_(0.1 * torch.randn(weight.shape))
+    theirs.save_pretrained(tmp_path / "theirs")
+    (tmp_path / "theirs" / "tokenizer.json").write_text(own.tokenizer_.to_json(), encoding="utf-8")
+    model = transfuse.load(tmp_path / "theirs")
+    grouped = regroup(model, 2, *data(model))
+    result = grouped if kind == "Llama" else expand_heads(grouped)
+    result.save(tmp_path / "ours")
+    again = getattr(transformers, auto).from_pretrained(tmp_path / "ours").eval()
+    assert type(again).__name__ == architecture
+    ids = torch.tensor([[5, 9, 7, 11, 6, 2]])
+    with torch.no_grad():
+        if isinstance(grouped, LanguageModel):
+            found, expected = grouped.model_(ids), again(input_ids=ids).logits
+        else:
+            found = grouped.model_(ids, torch.ones_like(ids, dtype=torch.bool), ids.roll(1))
+            expected = again(input_ids=ids, decoder_input_ids=ids.roll(1)).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert again.config.to_dict().get("num_key_value_heads", 2) == 2

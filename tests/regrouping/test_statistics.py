@@ -1,0 +1,71 @@
+"""The second moments of heads, against loops over queries and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from transfuse.nn.attention import Attention
+from transfuse.regrouping.statistics import HeadStatistics
+
+HEADS, GROUPS, WIDTH = 6, 3, 5
+D = HEADS * WIDTH
+
+
+@pytest.fixture(autouse=True)
+def _float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@torch.no_grad()
+def looped(
+    attention: Attention, x_BTD: Tensor, memory_BSD: Tensor | None, keep: Tensor | None, real_BT: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Means over real queries: q qᵀ, covariance of keys within the query, attended values and their second moment."""
+    q, k, v = attention.project(x_BTD, memory_BSD)
+    weights = attention.weights(x_BTD, memory_BSD, keep=keep)
+    N = GROUPS * WIDTH
+    moments, keys, means, values = (torch.zeros(HEADS, *shape) for shape in ((WIDTH,) * 2, (N, N), (N,), (N, N)))
+    for b, t in real_BT.nonzero().tolist():
+        all_keys, all_values = (part[b].transpose(0, 1).flatten(1) for part in (k, v))
+        for h in range(HEADS):
+            w = weights[b, h, t]
+            centre = w @ all_keys
+            keys[h] += sum(w[s] * torch.outer(key - centre, key - centre) for s, key in enumerate(all_keys))
+            attended = w @ all_values
+            means[h] += attended
+            values[h] += torch.outer(attended, attended)
+            moments[h] += torch.outer(q[b, h, t], q[b, h, t])
+    n = int(real_BT.sum())
+    return moments / n, keys / n, means / n, values / n
+
+
+@pytest.mark.parametrize("cross", [False, True])
+@torch.no_grad()
+def test_statistics_are_means_over_real_queries(cross: bool) -> None:
+    torch.manual_seed(0)
+    attention = Attention(D, HEADS, GROUPS, causal=not cross).eval()
+    x, memory = torch.randn(3, 7, D), torch.randn(3, 11, D) + 2 if cross else None
+    real = torch.arange(7) < torch.tensor([[7], [4], [1]])
+    keep = torch.arange(11) < torch.tensor([[11], [2], [5]]) if cross else None
+    statistics = HeadStatistics(attention)
+    for row in range(3):  # in batches
+        one = slice(row, row + 1)
+        statistics.add(
+            attention,
+            x[one],
+            None if memory is None else memory[one],
+            keep=None if keep is None else keep[one],
+            real_BT=real[one],
+        )
+    moments, keys, means, values = looped(attention, x, memory, keep, real)
+    torch.testing.assert_close(statistics.queries_HKK, moments)
+    torch.testing.assert_close(statistics.keys_HNN, keys)
+    torch.testing.assert_close(statistics.value_means_HN, means)
+    torch.testing.assert_close(statistics.values_HNN(centred=False), values)
+    torch.testing.assert_close(statistics.values_HNN(centred=True), values - means[:, :, None] * means[:, None, :])
