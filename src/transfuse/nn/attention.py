@@ -10,6 +10,8 @@ a group, K head width. `keep` is boolean, True = may attend.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,14 @@ from transfuse.nn.ragged import RaggedCache
 
 FUSED_FROM = 128 * 128
 """On a CPU, query positions × key positions from which the fused kernel beats two matrix products."""
+
+
+@dataclass(frozen=True)
+class BlockDiagonal:
+    """A mask in short: the one row of a batch holds sequences end to end, each of which attends to itself alone.
+    `groups` says, in their order, how many sequences of which length there are."""
+
+    groups: Sequence[tuple[int, int]]
 
 
 class Attention(nn.Module):
@@ -66,14 +76,15 @@ class Attention(nn.Module):
         x_BTD: Tensor,
         memory_BSD: Tensor | None = None,
         *,
-        keep: Tensor | None = None,
+        keep: Tensor | BlockDiagonal | None = None,
         cache: KeyValueCache | RaggedCache | None = None,
     ) -> Tensor:
         """Attend from `x` to itself, or to `memory` when given; (B, T, D) comes back.
 
-        `keep` is (B, S), or (B, T, S) where it depends on the query. With a `cache`, self-attention appends `x`'s keys
-        and values and attends to all that it holds; cross-attention fills it from `memory` at the first call and reads
-        it ever after. A `RaggedCache` says which row each of `x`'s tokens continues; causal self-attention only.
+        `keep` is (B, S), or (B, T, S) where it depends on the query, or, with B = 1, a `BlockDiagonal`. With a `cache`,
+        self-attention appends `x`'s keys and values and attends to all that it holds; cross-attention fills it from
+        `memory` at the first call and reads it ever after. A `RaggedCache` says which row each of `x`'s tokens
+        continues; causal self-attention only.
         """
         return self.out(self.heads(x_BTD, memory_BSD, keep=keep, cache=cache))
 
@@ -82,13 +93,15 @@ class Attention(nn.Module):
         x_BTD: Tensor,
         memory_BSD: Tensor | None = None,
         *,
-        keep: Tensor | None = None,
+        keep: Tensor | BlockDiagonal | None = None,
         cache: KeyValueCache | RaggedCache | None = None,
     ) -> Tensor:
         """What the heads found, side by side (B, T, H · K), before the output projection."""
         q_BHTK, k_BGSK, v_BGSK = self.project(x_BTD, memory_BSD, cache)
         if isinstance(cache, RaggedCache):
             heads_BHTK = _attend_by_row(q_BHTK, cache)
+        elif isinstance(keep, BlockDiagonal):
+            heads_BHTK = self._attend_within(q_BHTK, k_BGSK, v_BGSK, keep)
         else:
             heads_BHTK = attend(q_BHTK, k_BGSK, v_BGSK, keep=keep, causal=self.causal, dropout=self.dropout)
         return heads_BHTK.transpose(1, 2).flatten(2)
@@ -115,6 +128,17 @@ class Attention(nn.Module):
         if cache is not None:
             k_BGTK, v_BGTK = cache.append(k_BGTK, v_BGTK)
         return q_BHTK, k_BGTK, v_BGTK
+
+    def _attend_within(self, q_1HNK: Tensor, k_1GNK: Tensor, v_1GNK: Tensor, blocks: BlockDiagonal) -> Tensor:
+        """Attention of sequences laid end to end, each to itself; (1, H, N, K)."""
+        found, first = [], 0
+        for n, T in blocks.groups:
+            part = slice(first, first + n * T)
+            first = part.stop
+            q, k, v = (x[0, :, part].unflatten(1, (n, T)).transpose(0, 1) for x in (q_1HNK, k_1GNK, v_1GNK))  # type: ignore[no-untyped-call]
+            heads_BHTK = attend(q, k, v, causal=self.causal, dropout=self.dropout)
+            found.append(heads_BHTK.transpose(0, 1).flatten(1, 2))
+        return torch.cat(found, dim=1)[None]
 
     def _turn(self, q_BHTK: Tensor, k_BGTK: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         assert self.rotary is not None

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor, nn
 
 from transfuse.errors import DataError
-from transfuse.nn.attention import Attention
+from transfuse.nn.attention import Attention, BlockDiagonal
 from transfuse.nn.cache import KeyValueCache
 from transfuse.nn.dropout import Dropout
 from transfuse.nn.ragged import RaggedCache
@@ -68,7 +68,7 @@ class Block(nn.Module):
         x_BTD: Tensor,
         memory_BSD: Tensor | None = None,
         *,
-        keep: Tensor | None = None,
+        keep: Tensor | BlockDiagonal | None = None,
         memory_keep: Tensor | None = None,
         cache: BlockCache[Any] | None = None,
     ) -> Tensor:
@@ -110,7 +110,7 @@ class Stack(nn.Module):
         x_BTD: Tensor,
         memory_BSD: Tensor | None = None,
         *,
-        keep: Tensor | None = None,
+        keep: Tensor | BlockDiagonal | None = None,
         memory_keep: Tensor | None = None,
         cache: Sequence[BlockCache[Any]] | None = None,
     ) -> Tensor:

@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from transfuse.durable import flush, flush_folder
 from transfuse.errors import ConfigError, ModelDirectoryError
+from transfuse.models.bert import BertConfig, BertModel
 from transfuse.models.decoder import DecoderConfig, DecoderModel
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
 from transfuse.pretrained.bart_shaped import M2M100, MARIAN
+from transfuse.pretrained.bert import BERT
 from transfuse.pretrained.family import Family
 from transfuse.pretrained.gpt2 import GPT2
 from transfuse.pretrained.llama_shaped import LLAMA, MISTRAL, QWEN2
@@ -35,9 +37,12 @@ CONFIG, GENERATION = "config.json", "generation_config.json"
 COMMITTED = ".saved"
 """Where files lie between the moment they are all written and the moment they are all in place."""
 
+Model = Seq2SeqModel | DecoderModel | BertModel
+
 FAMILIES: dict[type, tuple[Family[Any], ...]] = {
     Seq2SeqConfig: (MARIAN, M2M100, OWN_SEQ2SEQ),
     DecoderConfig: (LLAMA, MISTRAL, QWEN2, GPT2, OWN_DECODER),
+    BertConfig: (BERT,),
 }
 """Every family of a kind of model, in the order in which a config looks for one that has its architecture."""
 
@@ -53,7 +58,7 @@ class Origin:
 
 
 def save_model(
-    model: Seq2SeqModel | DecoderModel,
+    model: Model,
     folder: Path,
     beside: Mapping[str, str] | None = None,
     origin: Origin | None = None,
@@ -65,22 +70,22 @@ def save_model(
     """
     able = [family for family in FAMILIES[type(model.config)] if family.expresses(model.config)]
     family = next((family for family in able if origin and family.model_type == origin.model_type), able[0])
-    dtype = origin.dtype if origin else model.output.weight.dtype
+    dtype = origin.dtype if origin else next(model.parameters()).dtype
     weights = {name: weight.detach().to(dtype).contiguous() for name, weight in model.named_parameters()}
     if table := family.table(model.config):
         weights = to_theirs(table, weights)
     family.complete(model.config, weights)
     values = {
         "model_type": family.model_type,
-        "architectures": [family.architecture],
+        "architectures": [
+            family.architecture if isinstance(family.architecture, str) else family.architecture(model.config)
+        ],
         "dtype": str(dtype).removeprefix("torch."),
         **family.values(model.config),
     }
-    texts = {
-        CONFIG: json.dumps(values, indent=2),
-        GENERATION: json.dumps(_generation_values(model.config), indent=2),
-        **(beside or {}),
-    }
+    texts = {CONFIG: json.dumps(values, indent=2), **(beside or {})}
+    if not isinstance(model, BertModel):
+        texts[GENERATION] = json.dumps(_generation_values(model.config), indent=2)
     stage = folder / ".saving"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +119,7 @@ def _finish_saving(folder: Path) -> None:
         raise ModelDirectoryError(f"cannot move {committed}/* to {folder}: {error}; move them yourself") from error
 
 
-def load_model(folder: Path, dtype: torch.dtype | None = None) -> Seq2SeqModel | DecoderModel:
+def load_model(folder: Path, dtype: torch.dtype | None = None) -> Model:
     """The model of a directory, in evaluation mode, in `dtype` (by default torch's: float32).
 
     Raises ModelDirectoryError naming file and rule when something is missing, damaged, unknown or contradictory.

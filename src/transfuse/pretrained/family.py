@@ -17,13 +17,14 @@ C = TypeVar("C")
 class Family(Generic[C]):
     """A `model_type` of config.json, and the way there and back, for models with a config of type C.
 
-    `model` makes a model of a config. `expresses` says whether the family has a config's architecture; `values` writes
-    it as their config.json, `config` reads it; `table` renames weights. `complete` adds to weights under their names
-    what the family always has, `reduce` takes out what ours never has; both work in place.
+    `architecture` is the class that `transformers` opens it as. `model` makes a model of a config. `expresses` says
+    whether the family has a config's architecture; `values` writes it as their config.json, `config` reads it; `table`
+    renames weights. `complete` adds to weights under their names what the family always has, `reduce` takes out what
+    ours never has; both work in place.
     """
 
     model_type: str
-    architecture: str
+    architecture: str | Callable[[C], str]
     model: Callable[[C], nn.Module]
     expresses: Callable[[C], bool]
     values: Callable[[C], dict[str, Any]]
