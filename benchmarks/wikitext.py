@@ -55,7 +55,7 @@ def main(data: Path, out: Path, epochs: int) -> int:
     print(f"{parameters:,} parameters")
     for record in read_metrics(out / "run" / "metrics.jsonl"):
         if record["kind"] == "validation":
-            print(f"step {record['step']:>6}  {record['seconds'] / 60:6.1f} min  {math.exp(-record['score']):8.2f}")
+            print(f"step {record['step']:>6}  {record['elapsed'] / 60:6.1f} min  {math.exp(-record['score']):8.2f}")
     test = data / "test.txt.xz"
     scores = model.evaluate(Corpus(test))
     for score in scores:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BertConfig": "transfuse.models.bert",
     "Candidate": "transfuse.estimators.candidate",
     "CheckpointError": "transfuse.errors",
     "Comparison": "transfuse.reports.comparison",
@@ -23,6 +24,7 @@ _HOMES = {
     "Inspection": "transfuse.reports.inspection",
     "LanguageModel": "transfuse.estimators.language_model",
     "Loop": "transfuse.generation.loops",
+    "MaskingConfig": "transfuse.data.masking",
     "ModelDirectoryError": "transfuse.errors",
     "Pairs": "transfuse.data.pairs",
     "ResumeWarning": "transfuse.errors",
@@ -30,6 +32,10 @@ _HOMES = {
     "SearchConfig": "transfuse.generation.config",
     "Seq2Seq": "transfuse.estimators.seq2seq",
     "Seq2SeqConfig": "transfuse.models.seq2seq",
+    "TextClassifier": "transfuse.estimators.text_classifier",
+    "TextEncoder": "transfuse.estimators.text_encoder",
+    "TextRegressor": "transfuse.estimators.text_classifier",
+    "TokenVectors": "transfuse.estimators.text_encoder",
     "TokenizerConfig": "transfuse.data.tokenizer",
     "TrainingConfig": "transfuse.training.config",
     "TrainingDiverged": "transfuse.errors",
@@ -37,6 +43,7 @@ _HOMES = {
     "TransfuseError": "transfuse.errors",
     "TruncatedWarning": "transfuse.errors",
     "UnseenCharactersWarning": "transfuse.errors",
+    "WordPieceConfig": "transfuse.data.wordpiece",
     "compare": "transfuse.reports.compare",
     "expand_heads": "transfuse.estimators.regroup",
     "inspect": "transfuse.reports.inspection",
@@ -49,6 +56,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BertConfig",
     "Candidate",
     "CheckpointError",
     "Comparison",
@@ -61,6 +69,7 @@ __all__ = [
     "Inspection",
     "LanguageModel",
     "Loop",
+    "MaskingConfig",
     "ModelDirectoryError",
     "Pairs",
     "ResumeWarning",
@@ -68,6 +77,10 @@ __all__ = [
     "SearchConfig",
     "Seq2Seq",
     "Seq2SeqConfig",
+    "TextClassifier",
+    "TextEncoder",
+    "TextRegressor",
+    "TokenVectors",
     "TokenizerConfig",
     "TrainingConfig",
     "TrainingDiverged",
@@ -75,6 +88,7 @@ __all__ = [
     "TransfuseError",
     "TruncatedWarning",
     "UnseenCharactersWarning",
+    "WordPieceConfig",
     "compare",
     "expand_heads",
     "inspect",
@@ -88,8 +102,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from transfuse.data.corpus import Corpus
+    from transfuse.data.masking import MaskingConfig
     from transfuse.data.pairs import Pairs, read_pairs, read_sources
     from transfuse.data.tokenizer import TokenizerConfig
+    from transfuse.data.wordpiece import WordPieceConfig
     from transfuse.errors import (
         CheckpointError,
         ConfigError,
@@ -108,9 +124,12 @@ if TYPE_CHECKING:
     from transfuse.estimators.language_model import LanguageModel
     from transfuse.estimators.regroup import expand_heads, regroup, uptrain
     from transfuse.estimators.seq2seq import Seq2Seq
+    from transfuse.estimators.text_classifier import TextClassifier, TextRegressor
+    from transfuse.estimators.text_encoder import TextEncoder, TokenVectors
     from transfuse.generation.config import SearchConfig
     from transfuse.generation.loops import Loop
     from transfuse.metrics.text_scores import Score
+    from transfuse.models.bert import BertConfig
     from transfuse.models.decoder import DecoderConfig
     from transfuse.models.seq2seq import Seq2SeqConfig
     from transfuse.reports.compare import compare

@@ -270,3 +270,17 @@ def test_end_tokens_that_only_generation_config_names_end_texts_too(fitted: Lang
     assert model.model_.config.end_ids == (0, 7)
     model.save(tmp_path / "again")
     assert "as it was" in (tmp_path / "again" / "tokenizer_config.json").read_text()
+
+
+def test_half_a_character_is_never_streamed() -> None:
+    model = make(model=TINY.replace(vocab_size=257)).fit(["春眠不觉晓，处处闻啼鸟。"] * 40)  # tokens are bytes
+    pieces = list(model.stream("春"))
+    assert len(pieces) > 3 and not any("\ufffd" in piece for piece in pieces[:-1])
+    assert "".join(pieces) == model.predict(["春"])[0]
+
+
+def test_a_run_is_not_resumed_with_other_validation_text(tmp_path: Path) -> None:
+    short = make(training=TRAINING.replace(max_steps=4, validate_every=2), run_dir=tmp_path)
+    short.fit(TEXTS, validation=TEXTS[:2])
+    with pytest.raises(CheckpointError, match="with other validation"):
+        short.fit(TEXTS, validation=TEXTS[1:3], resume=True)

@@ -37,3 +37,11 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:
     model = Seq2SeqModel(CONFIG).initialise(0).double().eval()
     loss = Distillation(model)(model, backwards(7, 0).batch(range(7)))
     assert loss.item() == pytest.approx(0, abs=1e-12)
+
+
+def test_the_teacher_teaches_without_dropout() -> None:
+    student, teacher = (Seq2SeqModel(CONFIG).initialise(seed).double() for seed in (0, 1))
+    batch, loss = backwards(7, 0).batch(range(7)), Distillation(teacher.train())
+    student.eval()
+    assert CONFIG.dropout > 0
+    assert loss(student, batch).item() == loss(student, batch).item()

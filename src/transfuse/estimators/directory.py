@@ -8,11 +8,18 @@ from transfuse.errors import ModelDirectoryError
 from transfuse.estimators.about import ESTIMATOR, read_about
 from transfuse.estimators.language_model import LanguageModel
 from transfuse.estimators.seq2seq import Seq2Seq
+from transfuse.estimators.text_classifier import TextClassifier, TextRegressor
+from transfuse.estimators.text_encoder import TextEncoder
+from transfuse.models.bert import BertConfig
 from transfuse.models.decoder import DecoderConfig
 from transfuse.pretrained.directory import read_config
 from transfuse.pretrained.hub import local_directory
 
-_ESTIMATORS: dict[str, type[Seq2Seq] | type[LanguageModel]] = {"Seq2Seq": Seq2Seq, "LanguageModel": LanguageModel}
+Estimator = Seq2Seq | LanguageModel | TextEncoder | TextClassifier | TextRegressor
+
+_ESTIMATORS: dict[str, type[Estimator]] = {
+    kind.__name__: kind for kind in (Seq2Seq, LanguageModel, TextEncoder, TextClassifier, TextRegressor)
+}
 
 
 def kind_of(folder: str | Path) -> str:
@@ -20,13 +27,17 @@ def kind_of(folder: str | Path) -> str:
     folder = local_directory(folder)
     name: str = read_about(folder, {"estimator": ""})["estimator"]
     if not name:
-        name = "LanguageModel" if isinstance(read_config(folder)[1], DecoderConfig) else "Seq2Seq"
+        config = read_config(folder)[1]
+        if isinstance(config, BertConfig):
+            name = "TextClassifier" if config.head == "sequence" else "TextEncoder"
+        else:
+            name = "LanguageModel" if isinstance(config, DecoderConfig) else "Seq2Seq"
     if name not in _ESTIMATORS:
         raise ModelDirectoryError(f"{folder / ESTIMATOR}: estimator={name!r} must be one of {', '.join(_ESTIMATORS)}")
     return name
 
 
-def load(folder: str | Path, *, device: str | None = None) -> Seq2Seq | LanguageModel:
+def load(folder: str | Path, *, device: str | None = None) -> Estimator:
     """The estimator saved in `folder`; a bare directory or hub id of `transformers` opens as what its config.json says.
 
     Raises ModelDirectoryError naming file and rule.

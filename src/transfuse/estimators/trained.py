@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from sklearn.utils import check_random_state
 
@@ -17,7 +17,7 @@ import transfuse
 from transfuse.config import Config
 from transfuse.data.batches import PairDataset
 from transfuse.data.packing import PackedDataset
-from transfuse.data.tokenizer import Tokenizer, TokenizerConfig
+from transfuse.data.tokenizer import TokenizerConfig
 from transfuse.errors import (
     CheckpointError,
     ConfigError,
@@ -49,19 +49,25 @@ class Prepared:
 
 
 class TrainedEstimator(ConfiguredEstimator):
-    """An estimator with `model`, `tokenizer`, `training`, `search`, `validation_fraction`, `run_dir`, `device`,
+    """An estimator with `model`, the arguments of `SETTINGS`, `validation_fraction`, `run_dir`, `device`,
     `random_state` and `verbose`."""
 
-    tokenizer: TokenizerConfig
+    SETTINGS: ClassVar[dict[str, type[Config]]] = {
+        "tokenizer": TokenizerConfig,
+        "training": TrainingConfig,
+        "search": SearchConfig,
+    }
+    """Arguments that are settings, besides `model`."""
+
+    tokenizer: Any
     training: TrainingConfig
-    search: SearchConfig
     validation_fraction: float
     run_dir: str | Path | None
     device: str | None
     random_state: Any
     verbose: bool
     model_: Any
-    tokenizer_: Tokenizer
+    tokenizer_: Any
     results_: dict[str, Any]
 
     def prepare(self, folder: Path, X: Any, y: Any, validation: Any) -> Prepared:
@@ -134,7 +140,7 @@ class TrainedEstimator(ConfiguredEstimator):
         return run.finish()
 
     @classmethod
-    def _opened(cls, folder: Path, model: Any, tokenizer: Tokenizer, about: dict[str, Any], **own: Any) -> Self:
+    def _opened(cls, folder: Path, model: Any, tokenizer: Any, about: dict[str, Any], **own: Any) -> Self:
         """An estimator around a model and what its directory says of it; `own` are arguments of its class alone.
 
         Raises ModelDirectoryError if model and tokenizer do not fit, or for settings that contradict themselves.
@@ -146,9 +152,7 @@ class TrainedEstimator(ConfiguredEstimator):
         try:
             estimator = cls(
                 model=model.config,
-                tokenizer=TokenizerConfig.from_dict(about["tokenizer"]),
-                training=TrainingConfig.from_dict(about["training"]),
-                search=SearchConfig.from_dict(about["search"]),
+                **{name: kind.from_dict(about[name]) for name, kind in cls.SETTINGS.items()},
                 validation_fraction=about["validation_fraction"],
                 random_state=about["random_state"],
                 **own,
@@ -167,7 +171,7 @@ class TrainedEstimator(ConfiguredEstimator):
             "version": transfuse.__version__,
             "validation_fraction": self.validation_fraction,
             "random_state": self.random_state if isinstance(self.random_state, int) else None,
-            **{name: getattr(self, name).to_dict() for name in ("tokenizer", "training", "search")},
+            **{name: getattr(self, name).to_dict() for name in self.SETTINGS},
             "results": self.results_,
             **own,
         }

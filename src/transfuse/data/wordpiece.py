@@ -1,0 +1,117 @@
+"""WordPiece as BERT has it: words cut into the longest pieces a vocabulary holds, and where each stood in the text.
+
+Text is cleaned, lower-cased and stripped of accents where `lowercase`, and every Chinese character is a word of its
+own; offsets are of the text as it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from transfuse.config import Config
+from transfuse.errors import DataError, ModelDirectoryError
+
+PAD, UNKNOWN, FIRST, LAST, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+"""The special tokens, with ids 0 to 4 in every vocabulary trained here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordPieceConfig(Config):
+    """How text becomes pieces of words. `lowercase` also strips accents, as BERT's uncased vocabularies do."""
+
+    lowercase: bool = True
+
+    def __post_init__(self) -> None:
+        self.check_types()
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A text, or a pair of texts, as pieces: ids, which text each belongs to (0 or 1), its characters there
+    (first, last + 1; (0, 0) for special tokens), and which word (None for special tokens)."""
+
+    ids: list[int]
+    segments: list[int]
+    offsets: list[tuple[int, int]]
+    words: list[int | None]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class WordPiece:
+    """Text to pieces and back."""
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        backend.encode_special_tokens = True  # a "[SEP]" in a user's text is text
+        backend.no_truncation()  # a loaded file may ask for either
+        backend.no_padding()
+        self.backend = backend
+        missing = [token for token in (PAD, FIRST, LAST) if backend.token_to_id(token) is None]
+        if missing:
+            raise ModelDirectoryError(f"the vocabulary has no {', '.join(missing)}; it is not one of BERT")
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, config: WordPieceConfig) -> WordPiece:
+        """Learn at most `vocab_size` pieces from `texts`."""
+        special = [PAD, UNKNOWN, FIRST, LAST, MASK]
+        if vocab_size <= len(special):
+            raise DataError(f"vocab_size={vocab_size} must be above {len(special)}, the number of special tokens")
+        backend = tokenizers.Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+        backend.normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece()
+        trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
+        backend.train_from_iterator(texts, trainer)
+        first, last = ((token, special.index(token)) for token in (FIRST, LAST))
+        backend.post_processor = processors.BertProcessing(last, first)
+        return cls(backend)
+
+    @classmethod
+    def load(cls, path: Path) -> WordPiece:
+        """Read a `tokenizer.json`. Raises ModelDirectoryError if it is missing, damaged or not BERT's."""
+        if not path.is_file():
+            raise ModelDirectoryError(f"{path}: no such file; a model directory needs its tokenizer.json")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise ModelDirectoryError(f"{path}: not a tokenizer ({error})") from error
+        try:
+            return cls(backend)
+        except ModelDirectoryError as error:
+            raise ModelDirectoryError(f"{path}: {error}") from error
+
+    def to_json(self) -> str:
+        """The content of `tokenizer.json`, readable by `transformers`."""
+        return str(self.backend.to_str(pretty=True))
+
+    def __len__(self) -> int:
+        return int(self.backend.get_vocab_size(with_added_tokens=True))
+
+    def id_of(self, token: str) -> int:
+        """The id of a token. Raises ModelDirectoryError if the vocabulary does not have it."""
+        found = self.backend.token_to_id(token)
+        if found is None:
+            raise ModelDirectoryError(f"the vocabulary has no {token}")
+        return int(found)
+
+    def encode(self, texts: Sequence[str], seconds: Sequence[str] | None = None) -> list[Pieces]:
+        """Pieces of each text, or of each with its second, between [CLS] and [SEP]."""
+        rows = list(texts) if seconds is None else list(zip(texts, seconds, strict=True))
+        return [
+            Pieces(found.ids, found.type_ids, found.offsets, found.word_ids)
+            for found in self.backend.encode_batch(rows)
+        ]
+
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each text alone."""
+        return [found.ids for found in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def token(self, piece: int) -> str:
+        """The piece with this id."""
+        return str(self.backend.id_to_token(piece))

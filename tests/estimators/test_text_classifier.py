@@ -1,0 +1,159 @@
+"""`TextClassifier` and `TextRegressor`: classes, labels, numbers, pairs; the scikit-learn contract; what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+
+import transfuse
+from transfuse import (
+    BertConfig,
+    ConfigError,
+    DataError,
+    ModelDirectoryError,
+    TextClassifier,
+    TextEncoder,
+    TextRegressor,
+    TrainingConfig,
+)
+
+TINY = BertConfig(
+    vocab_size=120, d_model=24, n_layers=1, n_heads=2, max_positions=32, dropout=0.0, attention_dropout=0.0
+)
+TRAINING = TrainingConfig(
+    epochs=12, learning_rate=5e-3, warmup_steps=5, schedule="cosine", batch_tokens=64, validate_every=20,
+    label_smoothing=0.0, average=1,
+)  # fmt: skip
+THINGS = {"cat": "animal", "dog": "animal", "hen": "animal", "oak": "plant", "fern": "plant", "rose": "plant"}
+TEXTS = [
+    f"{word} the {thing} {verb}" for thing in THINGS for word in ("see", "find") for verb in ("there", "now", "again")
+]
+CLASSES = [THINGS[text.split()[2]] for text in TEXTS]
+
+
+def make(**changes: object) -> TextClassifier:
+    return TextClassifier(**{"model": TINY, "training": TRAINING, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> TextClassifier:
+    return make().fit(TEXTS, CLASSES)
+
+
+def test_classes_are_learned(fitted: TextClassifier) -> None:
+    assert fitted.classes_.tolist() == ["animal", "plant"]
+    assert fitted.score(TEXTS, CLASSES) == 1.0
+    probabilities = fitted.predict_proba(TEXTS)
+    np.testing.assert_allclose(probabilities.sum(1), 1)
+    assert (fitted.classes_[probabilities.argmax(1)] == fitted.predict(TEXTS)).all()
+    np.testing.assert_allclose(fitted.predict_proba(TEXTS[3:4]), probabilities[3:4], rtol=1e-4)
+
+
+def test_pairs_columns_and_other_kinds_of_classes() -> None:
+    pairs = [(a, b) for a in THINGS for b in THINGS]
+    second_is_plant = [THINGS[b] == "plant" for _, b in pairs]  # so the segments matter
+    model = make(training=TRAINING.replace(epochs=20)).fit(pairs * 2, second_is_plant * 2)
+    assert model.classes_.tolist() == [False, True]
+    assert model.score(pairs, second_is_plant) > 0.9
+    frame = pd.DataFrame(pairs, columns=["a", "b"])
+    assert (model.predict(frame) == model.predict(pairs)).all()
+    assert make(training=TRAINING.replace(max_steps=2)).fit(pd.Series(TEXTS), pd.Series(CLASSES)).predict(
+        TEXTS[:2]
+    ).shape == (2,)
+
+
+def test_several_labels_a_text() -> None:
+    y = np.array([["see" in text, "now" in text, "again" in text] for text in TEXTS]).astype(int)
+    model = make(training=TRAINING.replace(epochs=60)).fit(TEXTS, y, validation=(TEXTS, y))
+    assert model.predict(TEXTS).shape == y.shape and model.score(TEXTS, y) > 0.9
+    assert not np.allclose(model.predict_proba(TEXTS).sum(1), 1)
+
+
+def test_numbers() -> None:
+    y = [100.0 + 10 * len(text.split()[2]) for text in TEXTS]
+    model = TextRegressor(model=TINY, training=TRAINING.replace(epochs=40)).fit(TEXTS, y)
+    assert model.predict(TEXTS).shape == (len(TEXTS),) and model.score(TEXTS, y) > 0.9
+    two = TextRegressor(model=TINY, training=TRAINING.replace(max_steps=2)).fit(TEXTS, [(value, 1.0) for value in y])
+    assert two.predict(TEXTS[:3]).shape == (3, 2)
+
+
+def test_class_weights_move_the_border() -> None:
+    texts, classes = ["see the thing"] * 40, ["rare"] * 8 + ["common"] * 32
+    short = TRAINING.replace(epochs=20)
+    plain = make(training=short).fit(texts, classes).predict_proba(texts[:1])[0]
+    balanced = make(training=short, class_weight="balanced").fit(texts, classes).predict_proba(texts[:1])[0]
+    assert plain[1] == pytest.approx(0.2, abs=0.1) and balanced[1] == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_contract(fitted: TextClassifier) -> None:
+    assert clone(fitted).get_params(deep=False) == fitted.get_params(deep=False)
+    short = make(training=TRAINING.replace(max_steps=3))
+    assert len(cross_val_score(short, TEXTS, CLASSES, cv=2)) == 2
+    search = GridSearchCV(short, {"model__n_layers": [1, 2]}, cv=2).fit(TEXTS, CLASSES)
+    assert search.best_params_["model__n_layers"] in (1, 2)
+    same = make().fit(TEXTS, CLASSES)
+    np.testing.assert_array_equal(same.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+
+
+def test_an_encoder_is_where_it_starts() -> None:
+    encoder = TextEncoder(model=TINY, training=TRAINING.replace(max_steps=3), context=16).fit(
+        [". ".join(TEXTS[i : i + 4]) + "." for i in range(0, len(TEXTS), 2)]
+    )
+    before = {name: weight.clone() for name, weight in encoder.model_.named_parameters()}
+    model = make(encoder=encoder, training=TRAINING.replace(max_steps=1, learning_rate=1e-9)).fit(TEXTS, CLASSES)
+    name = "encoder.blocks.0.attention.query.weight"
+    torch.testing.assert_close(dict(model.model_.named_parameters())[name], before[name], rtol=0, atol=1e-6)
+    assert model.tokenizer_ is encoder.tokenizer_
+    assert all(torch.equal(before[name], weight) for name, weight in encoder.model_.named_parameters())
+
+
+@pytest.mark.usefixtures("quiet_transformers")
+def test_a_directory_there_and_back(fitted: TextClassifier, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    fitted.save(tmp_path)
+    again = transfuse.load(tmp_path)
+    assert isinstance(again, TextClassifier)
+    np.testing.assert_array_equal(again.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+    theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([fitted.tokenizer_.encode(TEXTS[:1])[0].ids])
+    with torch.inference_mode():
+        expected = theirs(input_ids=ids).logits.softmax(-1).numpy()
+    np.testing.assert_allclose(fitted.predict_proba(TEXTS[:1]), expected, rtol=1e-4)
+    # as anyone else's: the classes are the names in its config.json
+    (tmp_path / "transfuse.json").unlink()
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"id2label": {"0": "beast", "1": "herb"}}))
+    assert set(TextClassifier.load(tmp_path).predict(TEXTS)) == {"beast", "herb"}
+    regressor = TextRegressor(model=TINY, training=TRAINING.replace(max_steps=2)).fit(TEXTS, range(len(TEXTS)))
+    regressor.save(tmp_path / "number")
+    opened = transfuse.load(tmp_path / "number")
+    np.testing.assert_array_equal(opened.predict(TEXTS), regressor.predict(TEXTS))
+
+
+def test_what_cannot_be_learned(fitted: TextClassifier, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"y has 1 class \('animal'\)"):
+        make().fit(TEXTS, ["animal"] * len(TEXTS))
+    with pytest.raises(DataError, match="X has 36 rows and y has 35"):
+        make().fit(TEXTS, CLASSES[:-1])
+    with pytest.raises(DataError, match=r"validation\[1\] has 'stone'"):
+        make().fit(TEXTS, CLASSES, validation=(["a stone"], ["stone"]))
+    with pytest.raises(DataError, match=r"X\[1\]: 3 texts; a row is one text or a pair"):
+        make().fit([("a", "b"), ("a", "b", "c")], [0, 1])
+    with pytest.raises(DataError, match=r"X\[1\]"):
+        fitted.predict(["cat", ""])
+    with pytest.raises(DataError, match=r"y\[2\] is not a finite number"):
+        TextRegressor(model=TINY).fit(TEXTS[:3], [1.0, 2.0, float("nan")])
+    with pytest.raises(DataError, match="zeros and ones"):
+        make().fit(TEXTS[:2], [[0, 2], [1, 0]])
+    with pytest.raises(ConfigError, match="tokenizer="):
+        make(tokenizer=3).fit(TEXTS, CLASSES)
+    with pytest.raises(ModelDirectoryError, match="no such directory"):
+        make(encoder=tmp_path / "nothing").fit(TEXTS, CLASSES)

@@ -1,0 +1,157 @@
+"""`TextEncoder`: vectors of texts and tokens, guesses at hidden words, pre-training, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+import transfuse
+from transfuse import (
+    BertConfig,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    MaskingConfig,
+    ModelDirectoryError,
+    TextEncoder,
+    TrainingConfig,
+    TruncatedWarning,
+)
+
+DOCUMENTS = [
+    f"The {a} cat sat on the {b} mat. It was {a} and {b}. Then the {b} dog came. Nobody saw the {a} bird."
+    for a in ("red", "blue", "old", "big")
+    for b in ("green", "soft", "new", "wet")
+] * 3
+TINY = BertConfig(vocab_size=200, d_model=32, n_layers=2, n_heads=2, max_positions=48)
+TRAINING = TrainingConfig(
+    epochs=40, learning_rate=3e-3, schedule="cosine", warmup_steps=10, batch_tokens=256, validate_every=40,
+    label_smoothing=0.0, average=1,
+)  # fmt: skip
+
+
+def make(**changes: object) -> TextEncoder:
+    return TextEncoder(**{"model": TINY, "training": TRAINING, "context": 32, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def fitted() -> TextEncoder:
+    return make().fit(DOCUMENTS)
+
+
+def test_pre_training_learns_words_and_pairs(fitted: TextEncoder) -> None:
+    held = fitted.results_["held_out"]
+    assert held["word_accuracy"] > 0.4
+    assert fitted.results_["held_out_loss"] == held["word_loss"] < np.log(len(fitted.tokenizer_)) / 2
+    assert 0 <= held["pair_accuracy"] <= 1 and held["pair_loss"] > 0
+    # what stands on both sides says which word it was
+    assert fitted.fill_mask("The red cat [MASK] on the soft mat.", top=1)[0][0][0] == "sat"
+    first, second = fitted.fill_mask("The [MASK] sat on the green [MASK].", top=4)
+    assert len(first) == 4 and sum(probability for _, probability in second) <= 1
+
+
+def test_without_pairs_there_is_no_pooler() -> None:
+    model = make(masking=MaskingConfig(next_sentence=False), training=TRAINING.replace(max_steps=4)).fit(DOCUMENTS)
+    assert model.results_["held_out"]["pair_accuracy"] is None
+    model.transform(["cat"])
+    with pytest.raises(ConfigError, match="no pooler"):
+        model.set_params(pooling="cls").transform(["cat"])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "cls"])
+def test_a_vector_does_not_depend_on_the_texts_beside_it(fitted: TextEncoder, pooling: str) -> None:
+    model = clone(fitted).set_params(pooling=pooling)
+    model.__dict__ |= {name: value for name, value in vars(fitted).items() if name.endswith("_")}
+    texts = ["cat", "The old dog came.", "It was wet", "cat and dog", DOCUMENTS[0], "mat"]
+    together = model.transform(texts)
+    assert together.shape == (6, 32) and together.dtype == np.float32
+    for row, text in enumerate(texts):
+        np.testing.assert_allclose(model.transform([text])[0], together[row], rtol=1e-4, atol=1e-5)
+
+
+def test_pooling_is_over_the_tokens(fitted: TextEncoder) -> None:
+    (pieces,) = fitted.encode(["The old dog came."])
+    with torch.inference_mode():
+        x_TD = fitted.model_(torch.tensor([pieces.ids]))[0].numpy()
+    (vector,) = fitted.transform(["The old dog came."])
+    np.testing.assert_allclose(vector, x_TD.mean(0), rtol=1e-4, atol=1e-5)
+    (found,) = fitted.tokens(["The old dog came."])
+    np.testing.assert_allclose(found.vectors, x_TD[1:-1], rtol=1e-4, atol=1e-5)
+    assert [("The old dog came."[a:b]).lower() for a, b in found.offsets] == [
+        t.removeprefix("##") for t in found.tokens
+    ]
+    words = found.word_vectors()
+    assert len(words) == len(set(found.words)) == 5
+    own = [i for i, word in enumerate(found.words) if word == 2]
+    np.testing.assert_allclose(words[2], found.vectors[own].mean(0), rtol=1e-5)
+
+
+def test_normalised_vectors_have_length_one(fitted: TextEncoder) -> None:
+    plain = fitted.transform(DOCUMENTS[:3])
+    fitted.set_params(normalise=True)
+    try:
+        found = fitted.transform(DOCUMENTS[:3])
+    finally:
+        fitted.set_params(normalise=False)
+    np.testing.assert_allclose(found, plain / np.linalg.norm(plain, axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_it_is_a_step_of_a_pipeline(fitted: TextEncoder) -> None:
+    texts = [f"the {word} {animal}" for word in ("red", "old") for animal in ("cat", "dog", "bird")]
+    steps = make_pipeline(make(training=TRAINING.replace(max_steps=3), validation_fraction=0.4), LogisticRegression())
+    labels = ["red" in text for text in texts]
+    documents = [f"{text}. It sat. It came and it was. " * 3 for text in texts]
+    assert steps.fit(documents, labels).predict(documents).shape == (6,)
+
+
+@pytest.mark.usefixtures("quiet_transformers")
+def test_a_directory_there_and_back(fitted: TextEncoder, tmp_path: Path) -> None:
+    from transformers import AutoModelForPreTraining, AutoTokenizer
+
+    fitted.save(tmp_path)
+    again = transfuse.load(tmp_path)
+    assert isinstance(again, TextEncoder)
+    np.testing.assert_array_equal(again.transform(DOCUMENTS[:5]), fitted.transform(DOCUMENTS[:5]))
+    theirs = AutoModelForPreTraining.from_pretrained(tmp_path).eval()
+    given = AutoTokenizer.from_pretrained(tmp_path)(DOCUMENTS[0], return_tensors="pt")
+    assert given.input_ids[0].tolist() == fitted.encode(DOCUMENTS[:1])[0].ids
+    with torch.inference_mode():
+        expected = theirs(input_ids=given.input_ids).prediction_logits
+        found = fitted.model_.words(fitted.model_(given.input_ids))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
+    short = TRAINING.replace(max_steps=8, validate_every=4)
+    whole = make(training=short, run_dir=tmp_path / "whole").fit(DOCUMENTS)
+    with pytest.raises(CheckpointError, match="earlier run"):
+        make(training=short, run_dir=tmp_path / "whole").fit(DOCUMENTS)
+    last = sorted((tmp_path / "whole" / "checkpoints").iterdir())[-1]
+    for file in last.iterdir():
+        file.unlink()
+    last.rmdir()
+    again = make(training=short, run_dir=tmp_path / "whole").fit(DOCUMENTS, resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.model_.parameters(), again.model_.parameters(), strict=True))
+
+
+def test_what_cannot_be_encoded(fitted: TextEncoder, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"X\[1\]"):
+        fitted.transform(["cat", None])  # type: ignore[list-item]
+    with pytest.warns(TruncatedWarning, match="1 of 2 texts have more than 48 pieces"):
+        assert fitted.transform(["cat", "dog " * 99]).shape == (2, 32)
+    with pytest.raises(DataError, match=r"no \[MASK\]"):
+        fitted.fill_mask("cat")
+    with pytest.raises(DataError, match="sentences are too few"):
+        make().fit(["One.", "Two."])
+    with pytest.raises(ConfigError, match="pooling='sum' must be"):
+        make(pooling="sum").fit(DOCUMENTS)
+    with pytest.raises(ConfigError, match="context=99 must be at least 8 and at most"):
+        make(context=99).fit(DOCUMENTS)
+    with pytest.raises(ModelDirectoryError, match="no such directory"):
+        TextEncoder.load(tmp_path / "nothing")
