@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from transfuse.cli.fit import fit_app
+from transfuse.cli.fit_text import fit_classify, fit_encode
 from transfuse.cli.messages import Stopped, say, stoppable
 from transfuse.cli.options import Seed
 from transfuse.cli.regroup import compare, regroup
@@ -28,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: the other kind takes a third of a second to import
 )
+fit_app.command("encode")(fit_encode)
+fit_app.command("classify")(fit_classify)
 app.add_typer(fit_app, name="fit")
 for command in (predict, evaluate, inspect, regroup, compare):
     app.command()(command)

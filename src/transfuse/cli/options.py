@@ -13,7 +13,7 @@ from transfuse.cli.messages import say
 from transfuse.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from transfuse import LanguageModel, Pairs, Seq2Seq
+    from transfuse import LanguageModel, Pairs, Seq2Seq, TextClassifier, TextEncoder
 
 Data = Annotated[
     list[Path],
@@ -54,7 +54,9 @@ def read_pairs(paths: list[Path], source: str | None, target: str | None, skip_b
     return pairs
 
 
-def parse_settings(model: Seq2Seq | LanguageModel, settings: Iterable[str]) -> dict[str, Any]:
+def parse_settings(
+    model: Seq2Seq | LanguageModel | TextEncoder | TextClassifier, settings: Iterable[str]
+) -> dict[str, Any]:
     """`training.epochs=3` as `{"training__epochs": 3}`; values are JSON where they can be, text otherwise."""
     known = model.get_params()
     parsed = {}

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -27,7 +27,7 @@ from transfuse.cli.options import (
 from transfuse.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from transfuse import LanguageModel, SearchConfig, Seq2Seq
+    from transfuse import LanguageModel, SearchConfig, Seq2Seq, TextClassifier
 
 _LINE_ENDS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 
@@ -42,7 +42,8 @@ def predict(
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Print the model's output for each text, one a line (tabs and line ends in it become spaces).
+    """Print the model's output for each text, one a line (tabs and line ends in it become spaces): a text, a class, a
+    number, or a vector.
 
     A language model takes all of standard input for one prompt, and prints its continuation as it is written.
     """
@@ -51,6 +52,11 @@ def predict(
         return
     texts = _read_sources(data, source)
     model = _load(directory, device)
+    if not hasattr(model, "search"):
+        if beams or n_best or settings:
+            raise ConfigError("--beams, --n-best and --set are for models that write text")
+        _print_found(model, texts, as_json)
+        return
     search = _search(model, beams, n_best, settings)
     for text, candidates in zip(texts, model.predict_n_best(texts, search), strict=True):
         if as_json:
@@ -82,6 +88,15 @@ def evaluate(
 
         corpus, about = Corpus(data, key=key), {}
         scores = cast("LanguageModel", _load(directory, device)).evaluate(corpus)
+    elif _kind(directory) in ("TextClassifier", "TextRegressor"):
+        if metric or beams:
+            raise ConfigError("--metric and --beams are for pairs of texts")
+        pairs = read_pairs(data, source, target, skip_bad_rows)
+        judge = cast("TextClassifier", _load(directory, device))
+        wanted: list[Any] = [_as_class(judge, label) for label in pairs.targets]
+        scores, about = judge.evaluate(pairs.sources, wanted), {"rows": len(pairs)}
+    elif _kind(directory) == "TextEncoder":
+        raise ConfigError(f"{directory} is an encoder: its vectors have no score of their own")
     else:
         pairs = read_pairs(data, source, target, skip_bad_rows)
         model = cast("Seq2Seq", _load(directory, device))
@@ -112,8 +127,8 @@ def inspect(
     import transfuse
 
     model = _load(directory, device)
-    if isinstance(model, transfuse.LanguageModel):
-        raise ConfigError(f"{directory} is a language model; inspect shows encoder–decoders")
+    if not isinstance(model, transfuse.Seq2Seq):
+        raise ConfigError(f"{directory} is a {type(model).__name__}; inspect shows encoder–decoders")
     found = transfuse.inspect(model, text, target)
     if picture is not None:
         found.save_picture(picture, attention)  # type: ignore[arg-type]
@@ -127,14 +142,44 @@ def _read_sources(path: str, source: str | None) -> list[str]:
     return read_sources(path, source=source)
 
 
-def _is_language_model(directory: Path) -> bool:
-    """Whether a directory holds one; of a directory that cannot be opened, loading says why."""
+def _kind(directory: Path) -> str:
+    """Which estimator a directory holds; of one that cannot be opened, loading says why."""
     from transfuse import ModelDirectoryError, kind_of
 
     try:
-        return kind_of(directory) == "LanguageModel"
+        return kind_of(directory)
     except ModelDirectoryError:
-        return False
+        return ""
+
+
+def _is_language_model(directory: Path) -> bool:
+    return _kind(directory) == "LanguageModel"
+
+
+def _print_found(model: Any, texts: list[str], as_json: bool) -> None:
+    """A class or number a text, with probabilities as JSON, or a vector."""
+    if hasattr(model, "transform"):
+        for text, vector in zip(texts, model.transform(texts).tolist(), strict=True):
+            typer.echo(json.dumps({"source": text, "vector": vector}) if as_json else "\t".join(map(str, vector)))
+        return
+    found = model.predict(texts).tolist()
+    chances = model.predict_proba(texts).tolist() if hasattr(model, "predict_proba") else [[]] * len(texts)
+    for text, one, probabilities in zip(texts, found, chances, strict=True):
+        if as_json:
+            named = dict(zip(map(str, model.classes_.tolist()), probabilities, strict=True)) if probabilities else {}
+            typer.echo(json.dumps({"source": text, "output": one, "probabilities": named}, ensure_ascii=False))
+        else:
+            typer.echo(_LINE_ENDS.sub(" ", str(one)))
+
+
+def _as_class(model: Any, label: str) -> Any:
+    """A cell of a table as one of the model's classes, or a number, as it was when it was learned."""
+    if not hasattr(model, "classes_"):
+        try:
+            return float(label)
+        except ValueError:
+            raise DataError(f"{label!r} is not a number") from None
+    return next((one for one in model.classes_.tolist() if str(one) == label), label)
 
 
 def _stream(
@@ -157,7 +202,7 @@ def _prompt() -> str:
         raise DataError(f"stdin: byte {error.start + 1} is 0x{content[error.start]:02x}, which is not UTF-8") from error
 
 
-def _load(directory: Path, device: str | None) -> Seq2Seq | LanguageModel:
+def _load(directory: Path, device: str | None) -> Any:
     from transfuse import load
 
     return load(directory, device=device)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
@@ -23,6 +24,7 @@ from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_C
 from transfuse.estimators.model_card import model_card
 from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder, bert_tokenizer_values, cut
 from transfuse.estimators.trained import TrainedEstimator
+from transfuse.metrics.text_scores import Score
 from transfuse.models.bert import BertConfig, BertModel
 from transfuse.nn.linear import packed
 from transfuse.pretrained.directory import CONFIG, load_model, read_json, save_model
@@ -80,6 +82,11 @@ class _TextHead(TrainedEstimator):
 
     kind_: Literal["class", "labels", "number"]
 
+    @property
+    def default_training(self) -> TrainingConfig:
+        """What `training=None` stands for."""
+        return FROM_SCRATCH if self.encoder is None else FINE_TUNING
+
     def _learn(
         self, X: Texts, targets: np.ndarray, n_labels: int, loss: SequenceLoss, validation: Any, resume: bool
     ) -> None:
@@ -101,7 +108,7 @@ class _TextHead(TrainedEstimator):
         self._begin([texts[row] for row in kept], [seconds[row] for row in kept] if seconds else None, n_labels, seed)
         pieces = cut(self.tokenizer_.encode(texts, seconds), self.model_.config.max_positions, self.tokenizer_)
         data, held = (LabelledDataset([pieces[row] for row in rows], targets[rows]) for rows in (kept, aside))
-        config = self.training or (FROM_SCRATCH if self.encoder is None else FINE_TUNING)
+        config = self.training or self.default_training
         identity = {"model": self.model_.config.to_dict(), "data": data.fingerprint(), "validation": held.fingerprint()}
 
         def score() -> float:
@@ -111,7 +118,21 @@ class _TextHead(TrainedEstimator):
             self.results_ = self._train(
                 folder, data, loss, score, seed=seed, identity=identity, resume=resume, config=config
             )
-        self.results_ |= {"held_out_loss": mean_loss(self.model_, held, loss, config), "held_out_rows": len(held)}
+        judged = [(texts[row], seconds[row]) for row in aside] if seconds else [texts[row] for row in aside]
+        scores = self.evaluate(judged, self._as_given(targets[aside]))
+        self.results_ |= {
+            "held_out_loss": mean_loss(self.model_, held, loss, config),
+            "held_out_rows": len(held),
+            "held_out_metrics": [vars(score) for score in scores],
+        }
+
+    def evaluate(self, X: Texts, y: Iterable[Any]) -> list[Score]:
+        """Scores of the predictions for `X` against `y`."""
+        raise NotImplementedError
+
+    def _as_given(self, targets: np.ndarray) -> np.ndarray:
+        """Targets as `fit` was given them."""
+        raise NotImplementedError
 
     def _begin(self, texts: list[str], seconds: list[str] | None, n_labels: int, seed: int) -> None:
         """The tokenizer, and a model whose head is new."""
@@ -163,7 +184,7 @@ class _TextHead(TrainedEstimator):
                 indent=2,
                 ensure_ascii=False,
             ),
-            "README.md": model_card("Text classifier (BERT)", self.model_, self.results_, example),
+            "README.md": model_card(f"{name} (BERT)", self.model_, self.results_, example),
         }
         save_model(self.model_, Path(folder), beside)
         return Path(folder)
@@ -279,6 +300,18 @@ class TextClassifier(ClassifierMixin, _TextHead):  # type: ignore[misc]
         found: np.ndarray = self.classes_[probabilities.argmax(1)]
         return found
 
+    def evaluate(self, X: Texts, y: Iterable[Any]) -> list[Score]:
+        """Mean F1 of the classes, and accuracy (of several labels: the share of texts with all right), in percent."""
+        wanted, found = np.asarray(y if hasattr(y, "__array__") else list(y)), self.predict(X)
+        f1 = f1_score(wanted, found, average="macro", zero_division=0)
+        return [
+            Score("F1", 100 * float(f1), "average:macro|sklearn.metrics.f1_score"),
+            Score("accuracy", 100 * float(accuracy_score(wanted, found)), "sklearn.metrics.accuracy_score"),
+        ]
+
+    def _as_given(self, targets: np.ndarray) -> np.ndarray:
+        return targets.astype(int) if self.kind_ == "labels" else self.classes_[targets]
+
     def _weights(self, labels: np.ndarray) -> tuple[float, ...] | None:
         if self.class_weight is None:
             return None
@@ -336,6 +369,18 @@ class TextRegressor(RegressorMixin, _TextHead):  # type: ignore[misc]
         """A number a text, (texts,), or several, (texts, numbers)."""
         found: np.ndarray = self._logits(X) * self.scale_ + self.mean_
         return found[:, 0] if self._one else found
+
+    def evaluate(self, X: Texts, y: Iterable[Any]) -> list[Score]:
+        """Mean absolute error, and R²."""
+        wanted, found = _numbers(y, "y"), self.predict(X)
+        return [
+            Score("mean absolute error", float(mean_absolute_error(wanted, found)), "sklearn.metrics"),
+            Score("R²", float(r2_score(wanted, found)) if len(found) > 1 else float("nan"), "sklearn.metrics.r2_score"),
+        ]
+
+    def _as_given(self, targets: np.ndarray) -> np.ndarray:
+        numbers: np.ndarray = targets * self.scale_ + self.mean_
+        return numbers[:, 0] if self._one else numbers
 
     def _scaled(self, numbers: np.ndarray) -> np.ndarray:
         scaled: np.ndarray = ((numbers.reshape(len(numbers), -1) - self.mean_) / self.scale_).astype(np.float32)
