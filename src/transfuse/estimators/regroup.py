@@ -15,8 +15,9 @@ from transfuse.estimators.seq2seq import Seq2Seq
 from transfuse.estimators.trained import Prepared, scratch_folder
 from transfuse.regrouping.convert import Counts, convert
 from transfuse.regrouping.sharing import Method
+from transfuse.training.checkpoint import own_weights, set_weights
 from transfuse.training.config import TrainingConfig
-from transfuse.training.distillation import Distillation, DistillationConfig, train_only
+from transfuse.training.distillation import Distillation, DistillationConfig, train_only, without_dropout
 from transfuse.training.loop import mean_loss
 
 CALIBRATION_TOKENS = 30_000
@@ -100,6 +101,7 @@ def uptrain(
     The budget is `tokens`, or `alpha` of the tokens the teacher was trained on, which directories written here record.
     `distillation` weighs the divergence from the teacher and the data's own cross-entropy; with the latter a model also
     learns what the data has that the teacher does not know, so compare with a teacher trained the same way.
+    Nothing is dropped out, and where no validation is better than the beginning, the beginning is what comes back.
     `trains` is "attention" (of the decoder), "decoder" or "all". With `run_dir` there are checkpoints, and `resume`
     goes on from them. Raises ConfigError for a budget that is not one; otherwise as `fit`.
     """
@@ -123,16 +125,21 @@ def uptrain(
         def score() -> float:
             return -mean_loss(student.model_, prepared.held, loss, config)
 
-        found = student._train(
-            folder,
-            prepared.data,
-            loss,
-            score,
-            seed=random_state,
-            identity=identity,
-            resume=resume,
-            config=config,
-        )
+        start, before = own_weights(copy.deepcopy(student.model_)), score()
+        with without_dropout(student.model_):
+            found = student._train(
+                folder,
+                prepared.data,
+                loss,
+                score,
+                seed=random_state,
+                identity=identity,
+                resume=resume,
+                config=config,
+            )
+        if found["held_out_score"] < before:  # a training that did not help is none
+            set_weights(student.model_, start)
+            found |= {"best_step": 0, "averaged_steps": [0], "held_out_score": before}
     student.model_.requires_grad_(True)
     student.run_dir = model.run_dir
     student.results_ = student.results_ | {"uptraining": found | {"trains": trains} | distillation.to_dict()}

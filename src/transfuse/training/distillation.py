@@ -8,7 +8,8 @@ Shapes: N positions, D d_model, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from transfuse.errors import ConfigError
 from transfuse.models.decoder import DecoderModel
 from transfuse.models.seq2seq import Seq2SeqModel
 from transfuse.nn.attention import Attention
+from transfuse.nn.dropout import Dropout
 from transfuse.training.losses import linear_loss, log_probabilities
 
 
@@ -85,6 +87,21 @@ def _mixed(
         wanted += config.cross_entropy * target
     total = config.divergence + config.cross_entropy
     return loss, lambda: log_p.exp_().mul_(total).sub_(wanted)
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Inside, nothing of `model` is dropped, in training either: a student under noise learns to make up for the noise,
+    and moves away from a teacher that has none."""
+    layers = [layer for layer in model.modules() if isinstance(layer, Dropout)]
+    rates = [layer.rate for layer in layers]
+    for layer in layers:
+        layer.rate = 0.0
+    try:
+        yield
+    finally:
+        for layer, rate in zip(layers, rates, strict=True):
+            layer.rate = rate
 
 
 def train_only(model: DecoderModel | Seq2SeqModel, part: str) -> None:
