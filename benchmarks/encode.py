@@ -41,15 +41,14 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def main(folder: Path, table: Path) -> int:
-    from sentence_transformers import SentenceTransformer, models
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules as parts
 
     sentences = read_sources(table, source="sentence")
     sentences = (sentences * -(-SENTENCES // len(sentences)))[:SENTENCES]
     ours = TextEncoder.load(folder)
-    word = models.Transformer(str(folder))
-    theirs = SentenceTransformer(
-        modules=[word, models.Pooling(word.get_word_embedding_dimension(), "mean")], device="cpu"
-    )
+    word = parts.Transformer(str(folder))
+    theirs = SentenceTransformer(modules=[word, parts.Pooling(word.get_embedding_dimension(), "mean")], device="cpu")
     difference = float(np.abs(ours.transform(sentences) - reference(folder, sentences)).max())
     print(f"largest difference from transformers over {len(sentences)} sentences: {difference:.1e} (bar {TOLERANCE})")
 

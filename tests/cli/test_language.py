@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
-import sys
-import warnings
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 import transfuse
-from transfuse.cli import main
+from commands import COMMAND, failure
 
-COMMAND = str(Path(sys.executable).with_name("transfuse"))
 TEXT = "ten green bottles, hanging on the wall.\nnine green bottles, hanging on the wall.\n" * 30
 SMALL = ["model.vocab_size=300", "model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.d_hidden=24"]
 SMALL += ["model.max_positions=64", "training.max_steps=8", "training.batch_tokens=256", "training.validate_every=4"]
@@ -26,22 +21,6 @@ SETTINGS = ["--context", "32", *(word for setting in SMALL for word in ("--set",
 def run(*words: str | Path, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run([COMMAND, *map(str, words)], input=given, capture_output=True, env=environment, timeout=120)
-
-
-def failure(*words: str | Path, given: bytes = b"") -> tuple[int, str]:
-    """Exit code and last message of a command that fails, run in this process: it would import torch every time."""
-    errors = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as output, redirect_stderr(errors):
-        patch.setattr(sys, "argv", [COMMAND, *map(str, words)])
-        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
-        patch.setattr(warnings, "showwarning", warnings.showwarning)
-        try:
-            main.run()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    assert output.getvalue() == ""
-    return code, errors.getvalue().strip().splitlines()[-1]
 
 
 @pytest.fixture(scope="module")

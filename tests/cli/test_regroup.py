@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-COMMAND = str(Path(sys.executable).with_name("transfuse"))
+from commands import COMMAND, failure
+
 SMALL = ["model.d_model=16", "model.encoder_layers=1", "model.decoder_layers=1", "model.encoder_hidden=16"]
 SMALL += ["model.decoder_hidden=16", "model.vocab_size=300", "training.max_steps=12", "training.validate_every=6"]
 SMALL += ["training.batch_tokens=256", "model.max_positions=64", "search.beams=1"]
@@ -59,8 +59,8 @@ def test_a_model_is_converted_trained_compared_and_saved(home: Path) -> None:
     assert [one["kv_heads"] for one in found] == [[4, 4], [2, 2]]
     assert found[0]["timings"][0]["cache_bytes"] == 2 * found[1]["timings"][0]["cache_bytes"]
 
-    refused = run(*words, "--tokens", "1500", code=1)
-    assert "resume it, or choose another folder" in refused.stderr
+    code, last = failure(*words, "--tokens", "1500")
+    assert code == 1 and "resume it, or choose another folder" in last
     again = run(*words, "--tokens", "1500", "--cross-entropy", "0.5", "--resume")
     assert again.stdout == done.stdout
 
@@ -79,6 +79,6 @@ def test_a_model_is_converted_trained_compared_and_saved(home: Path) -> None:
 )
 def test_usage_errors_say_what_is_wrong(home: Path, words: list[str], message: str) -> None:
     common = ["regroup", home / "model", "--data", home / "pairs.tsv", "--out", home / "never"]
-    done = run(*common, *words, code=2)
-    assert message in done.stderr.splitlines()[-1]
+    code, last = failure(*common, *words)
+    assert code == 2 and message in last
     assert not (home / "never" / "config.json").exists()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-COMMAND = str(Path(sys.executable).with_name("transfuse"))
+from commands import COMMAND, failure
+
 SIZES = ["model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.max_positions=32", "model.vocab_size=120"]
 STEPS = ["training.max_steps=6", "training.validate_every=3", "training.batch_tokens=128"]
 ROWS = [
@@ -50,7 +50,6 @@ def test_vectors(home: Path) -> None:
         json.loads(line) for line in run("predict", home / "encoder", home / "texts.txt", "--json").stdout.splitlines()
     ]
     assert records[0]["source"] == "see the cat" and "\t".join(map(str, records[0]["vector"])) == lines[0]
-    assert "an encoder" in run("evaluate", home / "encoder", home / "rows.tsv", code=2).stderr
 
 
 def test_classes(home: Path) -> None:
@@ -68,7 +67,11 @@ def test_classes(home: Path) -> None:
 
 def test_what_is_refused(home: Path) -> None:
     words = ["fit", "classify", home / "rows.tsv", "--out", home / "never", "--source", "text"]
-    assert "no column 'sort' in the header" in run(*words, "--target", "sort", code=2).stderr
-    assert "no such directory" in run(*words, "--target", "kind", "--from", home / "nothing", code=1).stderr
-    done = run("predict", home / "encoder", home / "texts.txt", "--beams", "2", code=2)
-    assert "are for models that write text" in done.stderr
+    code, last = failure(*words, "--target", "sort")
+    assert code == 2 and "no column 'sort' in the header" in last
+    code, last = failure(*words, "--target", "kind", "--from", home / "nothing")
+    assert code == 1 and "no such directory" in last
+    code, last = failure("predict", home / "encoder", home / "texts.txt", "--beams", "2")
+    assert code == 2 and "are for models that write text" in last
+    code, last = failure("evaluate", home / "encoder", home / "rows.tsv")
+    assert code == 2 and "an encoder" in last

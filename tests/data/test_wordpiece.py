@@ -81,3 +81,8 @@ def test_a_vocabulary_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_a_vocabulary_needs_more_than_special_tokens() -> None:
     with pytest.raises(DataError, match="vocab_size=5 must be above 5"):
         WordPiece.train(TEXTS, 5, WordPieceConfig())
+
+
+def test_the_same_text_gives_the_same_vocabulary() -> None:
+    several = [WordPiece.train(TEXTS * 5, 150, WordPieceConfig()).to_json() for _ in range(4)]
+    assert len(set(several)) == 1

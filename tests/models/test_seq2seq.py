@@ -508,7 +508,7 @@ def test_refuses_a_config_that_is_no_object(saved: Path) -> None:
     assert_refused(saved, "config.json", "holds a list, expected an object")
 
 
-@pytest.mark.parametrize("model_type", ["bert", None, 3])
+@pytest.mark.parametrize("model_type", ["t5", None, 3])
 def test_refuses_an_unknown_model_type(saved: Path, model_type: object) -> None:
     rewrite_config(saved, model_type=model_type)
     assert_refused(saved, f"model_type={model_type!r}", "marian, m2m_100, transfuse-seq2seq")

@@ -62,12 +62,16 @@ class WordPiece:
         special = [PAD, UNKNOWN, FIRST, LAST, MASK]
         if vocab_size <= len(special):
             raise DataError(f"vocab_size={vocab_size} must be above {len(special)}, the number of special tokens")
-        backend = tokenizers.Tokenizer(models.WordPiece(unk_token=UNKNOWN))
-        backend.normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.decoder = decoders.WordPiece()
-        trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False)
-        backend.train_from_iterator(texts, trainer)
+        learner = _backend(models.WordPiece(unk_token=UNKNOWN), config)
+        known = list(texts)
+        # the trainer numbers pieces inside words as it meets them, in another order every time; so they come first
+        inner = sorted({f"##{c}" for text in known for word in _words(learner, text) for c in word[1:]})
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocab_size, special_tokens=special + inner, limit_alphabet=vocab_size, show_progress=False
+        )
+        learner.train_from_iterator(known, trainer)
+        backend = _backend(models.WordPiece(learner.get_vocab(), unk_token=UNKNOWN), config)
+        backend.add_special_tokens(special)
         first, last = ((token, special.index(token)) for token in (FIRST, LAST))
         backend.post_processor = processors.BertProcessing(last, first)
         return cls(backend)
@@ -115,3 +119,16 @@ class WordPiece:
     def token(self, piece: int) -> str:
         """The piece with this id."""
         return str(self.backend.id_to_token(piece))
+
+
+def _backend(model: models.WordPiece, config: WordPieceConfig) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer(model)
+    backend.normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    return backend
+
+
+def _words(backend: tokenizers.Tokenizer, text: str) -> list[str]:
+    normal = backend.normalizer.normalize_str(text)
+    return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]

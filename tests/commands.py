@@ -1,0 +1,31 @@
+"""Commands run in this process: one of their own would import torch every time."""
+
+from __future__ import annotations
+
+import io
+import sys
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from transfuse.cli import main
+
+COMMAND = str(Path(sys.executable).with_name("transfuse"))
+
+
+def failure(*words: str | Path, given: bytes = b"") -> tuple[int, str]:
+    """Exit code and last message of a command that fails."""
+    errors = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as output, redirect_stderr(errors):
+        patch.setattr(sys, "argv", [COMMAND, *map(str, words)])
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+        patch.setattr(warnings, "showwarning", warnings.showwarning)
+        try:
+            main.run()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    assert output.getvalue() == ""
+    return code, errors.getvalue().strip().splitlines()[-1]
