@@ -30,7 +30,7 @@ def vocabulary() -> WordPiece:
 
 
 def dataset(vocabulary: WordPiece, seed: int = 0, **changes: object) -> MaskedDataset:
-    return MaskedDataset(documents(), vocabulary, MaskingConfig(**changes), context=48, seed=seed)  # type: ignore[arg-type]
+    return MaskedDataset(documents(), vocabulary, MaskingConfig(context=48, **changes), seed=seed)  # type: ignore[arg-type]
 
 
 def within(found: int, n: int, share: float) -> bool:
@@ -122,5 +122,7 @@ def test_sentences_end_where_they_end() -> None:
 def test_bad_settings_and_too_little_text(vocabulary: WordPiece) -> None:
     with pytest.raises(ConfigError, match=r"share=1\.0"):
         MaskingConfig(share=1.0)
+    with pytest.raises(ConfigError, match="context=7 must be at least 8"):
+        MaskingConfig(context=7)
     with pytest.raises(DataError, match="at least 2 are needed"):
-        MaskedDataset([["sun."]], vocabulary, MaskingConfig(), context=48)
+        MaskedDataset([["sun."]], vocabulary, MaskingConfig(context=48))

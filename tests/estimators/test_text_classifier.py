@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from transfuse import (
     BertConfig,
     ConfigError,
     DataError,
+    MaskingConfig,
     ModelDirectoryError,
     TextClassifier,
     TextEncoder,
@@ -71,13 +71,11 @@ def test_pairs_columns_and_other_kinds_of_classes() -> None:
 
 
 def test_several_labels_a_text() -> None:
-    y = np.array([["see" in text, "now" in text, "again" in text] for text in TEXTS]).astype(int)
-    longer = TRAINING.replace(epochs=80, learning_rate=3e-3)
-    model = make(training=longer).fit(TEXTS, y, validation=(TEXTS, y))
-    assert model.predict(TEXTS).shape == y.shape
-    # three labels guessed by chance cost 3 ln 2
-    assert model.results_["held_out_loss"] < 0.6 * 3 * math.log(2)
-    assert (model.predict(TEXTS) == y).mean() > 0.75
+    y = np.array([["see" in text, "now" in text, THINGS[text.split()[2]] == "plant"] for text in TEXTS]).astype(int)
+    # a head for each word that matters: two look away from the third before it means anything
+    sizes = TINY.replace(n_heads=4)
+    model = make(model=sizes, training=TRAINING.replace(epochs=40, learning_rate=3e-3)).fit(TEXTS, y)
+    assert model.predict(TEXTS).shape == y.shape and model.score(TEXTS, y) > 0.9
     assert not np.allclose(model.predict_proba(TEXTS).sum(1), 1)
 
 
@@ -108,7 +106,7 @@ def test_the_contract(fitted: TextClassifier) -> None:
 
 
 def test_an_encoder_is_where_it_starts() -> None:
-    encoder = TextEncoder(model=TINY, training=TRAINING.replace(max_steps=3), context=16).fit(
+    encoder = TextEncoder(model=TINY, training=TRAINING.replace(max_steps=3), masking=MaskingConfig(context=16)).fit(
         [". ".join(TEXTS[i : i + 4]) + "." for i in range(0, len(TEXTS), 2)]
     )
     before = {name: weight.clone() for name, weight in encoder.model_.named_parameters()}

@@ -44,11 +44,11 @@ def fit_encode(
     device: Device = None,
 ) -> None:
     """Pre-train a BERT on plain text: masked words and next sentence."""
-    from transfuse import Corpus, TextEncoder
+    from transfuse import Corpus, MaskingConfig, TextEncoder
 
     check_ours(out)
     model = TextEncoder(
-        context=context,
+        masking=MaskingConfig(context=context),
         pooling=pooling,  # type: ignore[arg-type]
         validation_fraction=validation_fraction,
         run_dir=out / "training",

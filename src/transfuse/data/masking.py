@@ -35,8 +35,9 @@ HELD_EPOCH = 2**31
 class MaskingConfig(Config):
     """`share` of the words are hidden: of these 80 % become [MASK], 10 % another word, 10 % stay. `whole_words` hides
     all pieces of a word or none. With `next_sentence` a row is two stretches, the second one being half of the time
-    what follows and otherwise from anywhere else; without, it is one stretch."""
+    what follows and otherwise from anywhere else; without, it is one stretch. A row has at most `context` tokens."""
 
+    context: int = 128
     share: float = 0.15
     whole_words: bool = False
     next_sentence: bool = True
@@ -45,6 +46,8 @@ class MaskingConfig(Config):
         self.check_types()
         if not 0 < self.share < 1:
             raise ConfigError(f"share={self.share} must be above 0 and below 1")
+        if self.context < 8:
+            raise ConfigError(f"context={self.context} must be at least 8")
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def sentences(document: str) -> list[str]:
 
 
 class MaskedDataset:
-    """Rows of at most `context` tokens out of documents, each a list of sentences."""
+    """Rows of at most `config.context` tokens out of documents, each a list of sentences."""
 
     def __init__(
         self,
@@ -82,12 +85,11 @@ class MaskedDataset:
         vocabulary: WordPiece,
         config: MaskingConfig,
         *,
-        context: int,
         seed: int = 0,
     ) -> None:
         encoded = ([np.asarray(ids, np.int32) for ids in vocabulary.encode_plain(parts) if ids] for parts in documents)
         self.documents = [sentence_ids for sentence_ids in encoded if sentence_ids]
-        self.config, self.context, self.seed = config, context, seed
+        self.config, self.seed = config, seed
         self.first, self.last, self.mask = (vocabulary.id_of(token) for token in (FIRST, LAST, MASK))
         special = {vocabulary.id_of(token) for token in (PAD, UNKNOWN, FIRST, LAST, MASK)}
         self.words = np.array([i for i in range(len(vocabulary)) if i not in special])
@@ -106,11 +108,11 @@ class MaskedDataset:
     @property
     def _room(self) -> int:
         """Tokens of a stretch: [CLS] and a [SEP] behind each stretch take the rest."""
-        return (self.context - 3) // 2 if self.config.next_sentence else self.context - 2
+        return (self.config.context - 3) // 2 if self.config.next_sentence else self.config.context - 2
 
     def fingerprint(self) -> str:
         """SHA-256 of all ids, to tell one dataset from another."""
-        digest = hashlib.sha256(str(self.context).encode())
+        digest = hashlib.sha256(str(self.config.context).encode())
         for document in self.documents:
             for ids in document:
                 digest.update(ids.tobytes())

@@ -150,16 +150,14 @@ def expand_heads(model: E) -> E:
     """The same function with as many key/value heads as query heads, each group's copied: what families without
     grouped heads can hold."""
     check_is_fitted(model, "model_")
-    fields = ("n_kv_heads",) if isinstance(model, LanguageModel) else ("decoder_kv_heads", "cross_kv_heads")
-    config = model.model_.config.replace(**dict.fromkeys(fields))
+    config = model.model_.config.with_kv_heads(None)
     expanded = type(model.model_)(config).to(model.model_.output.weight)
     weights = dict(model.model_.named_parameters())
     for name, parameter in expanded.named_parameters():
         weight = weights[name].detach()
         if weight.shape != parameter.shape:
-            n_heads = config.n_heads if isinstance(model, LanguageModel) else config.decoder_heads
-            width = len(parameter) // n_heads
-            by_head = weight.view(-1, width, *weight.shape[1:])
+            n_heads = config.cached_heads[0]
+            by_head = weight.view(-1, len(parameter) // n_heads, *weight.shape[1:])
             weight = by_head.repeat_interleave(n_heads // len(by_head), 0).flatten(0, 1)
         parameter.data.copy_(weight)
     return model.with_model(expanded.eval(), dict(model.results_))

@@ -74,8 +74,8 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
     """A BERT that `fit` pre-trains on texts and whose `transform` gives one vector a text.
 
     `pooling` makes it of the tokens': "mean" or "max" over all of them, or "cls", the first one's as the pooler, which
-    next-sentence training gave its meaning, leaves it. `normalise` scales it to length 1. `masking` says what
-    pre-training hides, `context` how many tokens a row of it has. Nothing is ever computed on padding.
+    next-sentence training gave its meaning, leaves it; `sklearn.preprocessing.Normalizer` behind it scales vectors to
+    length 1. `masking` says what pre-training hides in rows of how many tokens. Nothing is ever computed on padding.
 
     After `fit`: `model_` (the torch module), `tokenizer_`, `results_` (what the training came to).
     """
@@ -94,8 +94,6 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         training: TrainingConfig = TRAINING,
         masking: MaskingConfig = MASKING,
         pooling: Pooling = "mean",
-        normalise: bool = False,
-        context: int = 128,
         validation_fraction: float = 0.05,
         run_dir: str | Path | None = None,
         device: str | None = None,
@@ -107,8 +105,6 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         self.training = training
         self.masking = masking
         self.pooling = pooling
-        self.normalise = normalise
-        self.context = context
         self.validation_fraction = validation_fraction
         self.run_dir = run_dir
         self.device = device
@@ -136,10 +132,7 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         head = "pretraining" if self.masking.next_sentence else "words"
         config = self.model.replace(vocab_size=len(self.tokenizer_), head=head, pad_id=0)
         self.model_ = BertModel(config).initialise(seed).to(pick_device(self.device))
-        data, held = (
-            MaskedDataset(part, self.tokenizer_, self.masking, context=self.context, seed=seed)
-            for part in (learned, judged)
-        )
+        data, held = (MaskedDataset(part, self.tokenizer_, self.masking, seed=seed) for part in (learned, judged))
         identity = {
             "model": self.model.to_dict(),
             "masking": self.masking.to_dict(),
@@ -213,7 +206,7 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
     def save(self, folder: str | Path) -> Path:
         """Write a Hugging Face style directory, which `transformers` opens."""
         check_is_fitted(self, "model_")
-        about = self._about(pooling=self.pooling, normalise=self.normalise, context=self.context)
+        about = self._about(pooling=self.pooling)
         example = ["from transfuse import TextEncoder", "", 'TextEncoder.load("this-directory").transform(["a text"])']
         beside = {
             TOKENIZER: self.tokenizer_.to_json(),
@@ -236,11 +229,9 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         if not isinstance(model, BertModel):
             raise ModelDirectoryError(f"{folder}: a {type(model).__name__}, expected a BERT")
         tokenizer = WordPiece.load(folder / TOKENIZER)
-        context = min(128, model.config.max_positions)
-        own = {"pooling": "mean", "normalise": False, "context": context}
-        about = read_about(folder, COMMON | {"masking": {}} | own)
-        more = {name: about[name] for name in own}
-        return cls._opened(folder, model, tokenizer, about, device=device, **more)
+        context = min(MASKING.context, model.config.max_positions)
+        about = read_about(folder, COMMON | {"masking": {"context": context}, "pooling": "mean"})
+        return cls._opened(folder, model, tokenizer, about, device=device, pooling=about["pooling"])
 
     def _check_settings(self) -> None:
         """Raise ConfigError for settings that fit cannot work with."""
@@ -249,9 +240,9 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
             raise ConfigError(f"pooling={self.pooling!r} must be cls, mean or max")
         if self.training.select_by != "loss":
             raise ConfigError(f"select_by={self.training.select_by!r}: an encoder is judged by its loss")
-        if not 8 <= self.context <= self.model.max_positions:
+        if self.masking.context > self.model.max_positions:
             raise ConfigError(
-                f"context={self.context} must be at least 8 and at most max_positions={self.model.max_positions}"
+                f"masking.context={self.masking.context} must be at most max_positions={self.model.max_positions}"
             )
 
     @torch.inference_mode()
@@ -276,7 +267,7 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
                 parts.append(part_nTD.mean(1) if self.pooling == "mean" else part_nTD.amax(1))
                 first += n * T
             pooled_BD = torch.cat(parts)
-        return torch.nn.functional.normalize(pooled_BD, dim=-1) if self.normalise else pooled_BD
+        return pooled_BD
 
 
 def bert_tokenizer_values(max_positions: int) -> dict[str, Any]:

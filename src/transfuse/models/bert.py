@@ -31,7 +31,9 @@ Head = Literal["none", "words", "pretraining", "sequence", "token", "span"]
 POOLED: tuple[Head, ...] = ("pretraining", "sequence")
 """Heads that read the pooled vector, and so have a pooler."""
 
-STD = 0.02
+GAIN = 0.02 * 768**0.5
+"""Deviation of BERT's first weights times √d_model: 0.02 at BERT-base's width, and more in narrower models, whose
+attention would otherwise add so little at first that the first token learns nothing of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,8 @@ class BertModel(nn.Module):
         self.head_dropout = Dropout(c.dropout if c.head_dropout is None else c.head_dropout)
 
     def initialise(self, seed: int) -> BertModel:
-        """Draw all weights anew from `seed`: matrices and tables N(0, 0.02²), biases 0, norms 1, as BERT does."""
+        """Draw all weights anew from `seed`: matrices and tables N(0, 0.02²) at BERT-base's width, as BERT does, and
+        N(0, GAIN² / d_model) at others; biases 0, norms 1."""
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             if "norm" in name:
@@ -130,7 +133,7 @@ class BertModel(nn.Module):
             elif weight.dim() == 1:
                 nn.init.zeros_(weight)
             else:
-                nn.init.normal_(weight, std=STD, generator=generator)
+                nn.init.normal_(weight, std=GAIN / self.config.d_model**0.5, generator=generator)
         return self
 
     def forward(

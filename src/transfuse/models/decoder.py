@@ -102,6 +102,15 @@ class DecoderConfig(Config):
         return heads_by_layer(self.n_kv_heads, self.n_heads, self.n_layers)
 
     @property
+    def cached_heads(self) -> tuple[int, ...]:
+        """Key/value heads of every attention that decoding keeps a cache for."""
+        return self.kv_heads_by_layer
+
+    def with_kv_heads(self, n_kv_heads: int | tuple[int, ...] | None) -> DecoderConfig:
+        """The same with other key/value heads in every attention that decoding keeps a cache for."""
+        return self.replace(n_kv_heads=n_kv_heads)
+
+    @property
     def head_width(self) -> int:
         """Coordinates of a head."""
         return self.d_head or self.d_model // self.n_heads

@@ -109,6 +109,15 @@ class Seq2SeqConfig(Config):
         return heads_by_layer(self.cross_kv_heads, self.decoder_heads, self.decoder_layers)
 
     @property
+    def cached_heads(self) -> tuple[int, ...]:
+        """Key/value heads of every attention that decoding keeps a cache for, those of self-attention first."""
+        return (*self.decoder_kv_heads_by_layer, *self.cross_kv_heads_by_layer)
+
+    def with_kv_heads(self, n_kv_heads: int | tuple[int, ...] | None) -> Seq2SeqConfig:
+        """The same with other key/value heads in every attention that decoding keeps a cache for."""
+        return self.replace(decoder_kv_heads=n_kv_heads, cross_kv_heads=n_kv_heads)
+
+    @property
     def n_target_tokens(self) -> int:
         """Size of the target vocabulary."""
         return self.target_vocab_size or self.vocab_size

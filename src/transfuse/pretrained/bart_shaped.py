@@ -79,8 +79,10 @@ def _table(config: Seq2SeqConfig) -> list[Rename]:
 
 def _plain(config: Seq2SeqConfig) -> bool:
     """Whether the layers are what both families have: multi-head, biased, layer-normed, ungated."""
-    in_decoder = {*config.decoder_kv_heads_by_layer, *config.cross_kv_heads_by_layer}
-    multi_head = in_decoder == {config.decoder_heads} and config.encoder_kv_heads in (None, config.encoder_heads)
+    multi_head = set(config.cached_heads) == {config.decoder_heads} and config.encoder_kv_heads in (
+        None,
+        config.encoder_heads,
+    )
     return multi_head and config.bias and config.norm == "layer" and not config.gated
 
 

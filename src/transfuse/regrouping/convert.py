@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from transfuse.errors import ConfigError, DataError
-from transfuse.models.decoder import DecoderConfig, DecoderModel
+from transfuse.models.decoder import DecoderModel
 from transfuse.models.seq2seq import Seq2SeqModel
 from transfuse.nn.attention import Attention
 from transfuse.nn.blocks import Block
@@ -108,9 +108,8 @@ def _with_heads(model: M, n_kv_heads: Counts) -> M:
     """A model of the new config with all weights of `model` that keep their shape."""
     if not isinstance(model, DecoderModel | Seq2SeqModel):
         raise ConfigError(f"a {type(model).__name__} has no decoder; its attention keeps no keys and values to save")
-    fields = ("n_kv_heads",) if isinstance(model, DecoderModel) else ("decoder_kv_heads", "cross_kv_heads")
-    config: Any = model.config.replace(**dict.fromkeys(fields, n_kv_heads))
-    for there, here in zip(_counts(model.config), _counts(config), strict=True):
+    config: Any = model.config.with_kv_heads(n_kv_heads)
+    for there, here in zip(model.config.cached_heads, config.cached_heads, strict=True):
         if there % here:
             raise ConfigError(f"{there} key/value heads cannot become n_kv_heads={here}: it must divide them")
     weight = model.output.weight
@@ -120,13 +119,6 @@ def _with_heads(model: M, n_kv_heads: Counts) -> M:
         if parameter.shape == weights[name].shape:
             parameter.copy_(weights[name])
     return converted
-
-
-def _counts(config: Any) -> tuple[int, ...]:
-    """Key/value heads of every decoder attention."""
-    if isinstance(config, DecoderConfig):
-        return config.kv_heads_by_layer
-    return (*config.decoder_kv_heads_by_layer, *config.cross_kv_heads_by_layer)
 
 
 def _stream(model: DecoderModel | Seq2SeqModel, batch: Any) -> Stream:

@@ -20,7 +20,6 @@ from transfuse.estimators.seq2seq import Seq2Seq
 from transfuse.estimators.trained import scratch_folder
 from transfuse.generation.generate import generate
 from transfuse.metrics.text_scores import Score, score_texts
-from transfuse.models.seq2seq import Seq2SeqModel
 from transfuse.nn.linear import packed
 from transfuse.reports.comparison import Compared, Comparison, Timing
 from transfuse.training.distillation import Distillation, hidden_vectors
@@ -66,7 +65,7 @@ def compare(
         found.append(
             Compared(
                 name,
-                [attention.n_kv_heads for attention in _attentions(one.model_)],
+                list(one.model_.config.cached_heads),
                 sum(weight.numel() for weight in one.model_.parameters()),
                 *quality[i],
                 scores,
@@ -176,9 +175,3 @@ def _wins_from(timings: Sequence[Timing], first: Sequence[Timing]) -> int | None
             faster = own.milliseconds < other.milliseconds
             start = (own.context if start is None else start) if faster else None
     return start
-
-
-def _attentions(model: Any) -> list[Any]:
-    blocks = model.decoder.blocks
-    found = [block.attention for block in blocks]
-    return found + [block.cross_attention for block in blocks] if isinstance(model, Seq2SeqModel) else found
