@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 
+from transfuse.data.batches import IGNORED
 from transfuse.data.masking import IS_NEXT, MaskedDataset, MaskingConfig, sentences
 from transfuse.data.wordpiece import MASK, WordPiece, WordPieceConfig
 from transfuse.errors import ConfigError, DataError
@@ -68,6 +69,8 @@ def test_pairs_follow_half_of_the_time_where_they_can(vocabulary: WordPiece) -> 
                 assert (label == IS_NEXT) == np.array_equal(second, data._stretches[row + 1][1])
             follows, n = follows + (label == IS_NEXT), n + 1
     assert within(follows, n, 0.5)
+    ends = set(range(len(data))) - set(followers)
+    assert ends and all(data._sequence(epoch, row)[2] == IGNORED for epoch in range(5) for row in ends)
     # the length of the second stretch says nothing: as long on average, whichever it is
     lengths: dict[int, list[int]] = {0: [], 1: []}
     for epoch in range(30):

@@ -26,6 +26,12 @@ from transfuse import (
     regroup,
     uptrain,
 )
+from transfuse.models.seq2seq import Seq2SeqModel
+from transfuse.nn.dropout import Dropout
+from transfuse.reports.compare import _wins_from
+from transfuse.reports.comparison import Timing
+from transfuse.training.checkpoint import set_weights
+from transfuse.training.metrics_log import read_metrics
 
 TRAINING = TrainingConfig(
     epochs=10, batch_tokens=256, learning_rate=1e-2, warmup_steps=5, validate_every=40, average=1, label_smoothing=0.0
@@ -51,6 +57,9 @@ def reverser() -> Seq2Seq:
 def talker() -> LanguageModel:
     model = DecoderConfig(vocab_size=300, d_model=32, n_layers=2, n_heads=4, d_hidden=48, max_positions=64)
     return LanguageModel(model=model, training=TRAINING, context=32).fit([text + ".\n" for text in SENTENCES])
+
+
+ALONE = DistillationConfig(divergence=0.0, cross_entropy=1.0)
 
 
 def data(model: Seq2Seq | LanguageModel) -> tuple[list[str], list[str] | None]:
@@ -139,10 +148,37 @@ def test_the_budget_is_kept(reverser: Seq2Seq) -> None:
 
 
 def test_cross_entropy_alone_is_ordinary_training(reverser: Seq2Seq) -> None:
-    alone = DistillationConfig(divergence=0.0, cross_entropy=1.0)
-    control = uptrain(reverser, reverser, *data(reverser), tokens=2000, distillation=alone, trains="all")
+    control = uptrain(reverser, reverser, *data(reverser), tokens=2000, distillation=ALONE, trains="all")
     held = control.results_["uptraining"]["held_out_score"]
     assert held == pytest.approx(-compare({"a": control}, *reverser.held_out(*data(reverser))).models[0].loss, rel=1e-4)
+
+
+def test_a_student_that_is_its_teacher_stays_it(reverser: Seq2Seq, tmp_path: Path) -> None:
+    config = reverser.model_.config.replace(dropout=0.3)
+    noisy = reverser.with_model(Seq2SeqModel(config).eval(), {})
+    set_weights(noisy.model_, weights(reverser))
+    same = uptrain(noisy, reverser, *data(reverser), tokens=1500, run_dir=tmp_path)
+    # nothing is dropped out, so there is nothing to learn
+    assert all(abs(record["loss"]) < 1e-5 for record in read_metrics(tmp_path / "metrics.jsonl") if "loss" in record)
+    assert same.model_.config.dropout == 0.3
+    assert {layer.rate for layer in same.model_.modules() if isinstance(layer, Dropout)} == {0.0, 0.3}
+
+
+def test_a_training_that_does_not_help_is_none(reverser: Seq2Seq) -> None:
+    wild = TRAINING.replace(learning_rate=0.3, warmup_steps=0)
+    same = uptrain(reverser, reverser, *data(reverser), tokens=1500, training=wild, distillation=ALONE)
+    assert same.results_["uptraining"]["best_step"] == 0
+    assert all(torch.equal(weight, weights(same)[name]) for name, weight in weights(reverser).items())
+
+
+def test_a_context_wins_from_where_it_wins_ever_after() -> None:
+    def timings(*milliseconds: float) -> list[Timing]:
+        return [Timing(8, 10 * (i + 1), value, 0, 0) for i, value in enumerate(milliseconds)]
+
+    first = timings(5, 5, 5, 5)
+    assert _wins_from(timings(4, 4, 4, 4), first) == 10
+    assert _wins_from(timings(4, 6, 4, 4), first) == 30
+    assert _wins_from(timings(4, 4, 4, 5), first) is None
 
 
 def test_a_run_goes_on_where_it_was(reverser: Seq2Seq, tmp_path: Path) -> None:

@@ -137,6 +137,14 @@ def test_dropout_is_where_it_is_there() -> None:
     assert rates.count(0.3) == 1 and rates.count(0.2) == 2 and rates.count(0.1) == 3
 
 
+def test_labels_are_dropped_out_where_they_are_there() -> None:
+    for head, drops in (("sequence", True), ("token", True), ("span", False), ("pretraining", False)):
+        model = BertModel(BertConfig(dropout=0.0, head_dropout=0.9, head=head, n_layers=1, vocab_size=9)).train()  # type: ignore[arg-type]
+        x = torch.ones(3, model.config.d_model)
+        torch.manual_seed(0)
+        assert torch.equal(model.label_logits(x), model.eval().label_logits(x)) != drops
+
+
 def _segments_ignored(patch: pytest.MonkeyPatch) -> None:
     forward = BertModel.forward
     patch.setattr(
