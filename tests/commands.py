@@ -15,8 +15,8 @@ from transfuse.cli import main
 COMMAND = str(Path(sys.executable).with_name("transfuse"))
 
 
-def failure(*words: str | Path, given: bytes = b"") -> tuple[int, str]:
-    """Exit code and last message of a command that fails."""
+def call(*words: str | Path, given: bytes = b"") -> tuple[int, str, str]:
+    """Exit code, output and messages of a command."""
     errors = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as output, redirect_stderr(errors):
         patch.setattr(sys, "argv", [COMMAND, *map(str, words)])
@@ -27,5 +27,11 @@ def failure(*words: str | Path, given: bytes = b"") -> tuple[int, str]:
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
-    assert output.getvalue() == ""
-    return code, errors.getvalue().strip().splitlines()[-1]
+    return code, output.getvalue(), errors.getvalue()
+
+
+def failure(*words: str | Path, given: bytes = b"") -> tuple[int, str]:
+    """Exit code and last message of a command that fails."""
+    code, output, messages = call(*words, given=given)
+    assert output == ""
+    return code, messages.strip().splitlines()[-1]

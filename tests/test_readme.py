@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import transfuse
+from commands import call
 
 ROOT = Path(transfuse.__file__).parents[2]
-BIN = Path(sys.executable).parent
 PAIRS = [("Ein Hund läuft .", "A dog runs ."), ("Eine Katze schläft .", "A cat sleeps .")] * 8
 SMALL = "--set model.d_model=16 --set training.max_steps=4 --set model.vocab_size=300 --set training.validate_every=2"
 
@@ -41,7 +38,8 @@ def test_both_languages_have_the_same_commands() -> None:
     assert commands_of("README.md") == commands_of("README.zh.md")
 
 
-def test_commands_run(tmp_path: Path) -> None:
+def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.tsv").write_text("".join(f"{one}\t{other}\n" for one, other in PAIRS))
     (tmp_path / "test.tsv").write_text("Ein Hund schläft .\tA dog sleeps .\n")
     (tmp_path / "texts.txt").write_text("Ein Hund läuft .\n")
@@ -54,9 +52,8 @@ def test_commands_run(tmp_path: Path) -> None:
     }
     for command in commands:
         words = shlex.split(command + (f" {SMALL}" if " fit " in command else ""))
-        environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        code, _, messages = call(*words[1:])
+        assert code == 0, f"{command}\n{messages}"
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh.md"])

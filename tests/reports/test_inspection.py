@@ -187,7 +187,7 @@ def test_other_kinds_of_picture(drawing: Inspection, tmp_path: Path, ending: str
     assert drawing.save_picture(tmp_path / f"attention.{ending}").read_bytes().startswith(start)
 
 
-@pytest.mark.parametrize("token", ["$$", "$x_", "$\\frac$", "a_b^c", "\n", "\\", "%"])
+@pytest.mark.parametrize("token", ["$$", "$x_", "$\\frac$", "a_b^c", "\\", "%"])
 def test_tokens_are_drawn_as_they_are_not_as_formulas(drawing: Inspection, tmp_path: Path, token: str) -> None:
     inspection = dataclasses.replace(drawing, source_tokens=[token, "b", token])
     figure = inspection._figure("cross")
@@ -195,6 +195,13 @@ def test_tokens_are_drawn_as_they_are_not_as_formulas(drawing: Inspection, tmp_p
     for axes in figure.axes:
         assert [label.get_text() for label in axes.get_xticklabels()] == [token, "b", token]
         assert [label.get_text() for label in axes.get_yticklabels()] == ["d", "e"]
+
+
+def test_control_characters_are_drawn_so_that_they_can_be_seen(drawing: Inspection, tmp_path: Path) -> None:
+    inspection = dataclasses.replace(drawing, source_tokens=["\n", "\x0c", "b"])
+    inspection.save_picture(tmp_path / "attention.png")
+    for axes in inspection._figure("cross").axes:
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["\\n", "\\x0c", "b"]
 
 
 def test_a_text_longer_than_the_model_is_inspected_as_it_is_predicted(model: Seq2Seq) -> None:

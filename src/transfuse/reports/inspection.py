@@ -119,8 +119,10 @@ class Inspection:
         ):
             axes.imshow(weights_HTS.mean(0).numpy(), cmap="Blues", vmin=0, aspect="auto")
             every = _readable(columns), _readable(rows)
-            axes.set_xticks(every[0], [columns[i] for i in every[0]], rotation=90, fontsize=8, parse_math=False)
-            axes.set_yticks(every[1], [rows[i] for i in every[1]], fontsize=8, parse_math=False)
+            axes.set_xticks(
+                every[0], [_visible(columns[i]) for i in every[0]], rotation=90, fontsize=8, parse_math=False
+            )
+            axes.set_yticks(every[1], [_visible(rows[i]) for i in every[1]], fontsize=8, parse_math=False)
             axes.set_title(f"{kind} attention, layer {layer + 1}, mean of {len(weights_HTS)} heads", fontsize=9)
         return figure
 
@@ -208,3 +210,8 @@ def _readable(tokens: list[str]) -> range:
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "(" + ", ".join(map(str, shape)) + ")"
+
+
+def _visible(token: str) -> str:
+    """A token as a label: no font has control characters."""
+    return token if token.isprintable() else repr(token)[1:-1]
