@@ -34,7 +34,7 @@ _HOMES = {
     "Seq2SeqConfig": "transfuse.models.seq2seq",
     "TextClassifier": "transfuse.estimators.text_classifier",
     "TextEncoder": "transfuse.estimators.text_encoder",
-    "TextRegressor": "transfuse.estimators.text_classifier",
+    "TextRegressor": "transfuse.estimators.text_regressor",
     "TokenVectors": "transfuse.estimators.text_encoder",
     "TokenizerConfig": "transfuse.data.tokenizer",
     "TrainingConfig": "transfuse.training.config",
@@ -124,8 +124,9 @@ if TYPE_CHECKING:
     from transfuse.estimators.language_model import LanguageModel
     from transfuse.estimators.regroup import expand_heads, regroup, uptrain
     from transfuse.estimators.seq2seq import Seq2Seq
-    from transfuse.estimators.text_classifier import TextClassifier, TextRegressor
+    from transfuse.estimators.text_classifier import TextClassifier
     from transfuse.estimators.text_encoder import TextEncoder, TokenVectors
+    from transfuse.estimators.text_regressor import TextRegressor
     from transfuse.generation.config import SearchConfig
     from transfuse.generation.loops import Loop
     from transfuse.metrics.text_scores import Score

@@ -1,6 +1,6 @@
-"""Encoded texts with a target each, laid end to end in batches of like lengths.
+"""Encoded texts with targets, one each or one a piece, laid end to end in batches of like lengths.
 
-Shapes: B texts.
+Shapes: B texts, N pieces of them all.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from transfuse.data.batches import IGNORED
 from transfuse.data.sequences import PackedSequences, by_length, pack
 from transfuse.data.wordpiece import Pieces
 
 
 @dataclass(frozen=True)
 class LabelledBatch:
-    """Texts and their targets, in the texts' order in the row: (B,) class numbers, or (B, L) numbers."""
+    """Texts and their targets, in the texts' order in the row: (B,) classes, (B, L) numbers, or (N,) classes of pieces,
+    IGNORED where there is none. `n_tokens` counts what the loss is a mean over: texts, or pieces with a target."""
 
     sequences: PackedSequences
     targets: Tensor
-
-    @property
-    def n_tokens(self) -> int:
-        """Texts, which the loss is a mean over."""
-        return len(self.targets)
+    n_tokens: int
 
     def to(self, device: torch.device) -> LabelledBatch:
         """The batch on `device`."""
-        return LabelledBatch(self.sequences.to(device), self.targets.to(device))
+        return LabelledBatch(self.sequences.to(device), self.targets.to(device), self.n_tokens)
 
 
 @dataclass(frozen=True)
 class LabelledDataset:
-    """Texts as pieces and an array of targets, one row a text."""
+    """Texts as pieces with their targets: one row of an array each, or, `per_piece`, one number a piece."""
 
     pieces: Sequence[Pieces]
-    targets: np.ndarray
+    targets: Sequence[np.ndarray] | np.ndarray
+    per_piece: bool = False
 
     def __len__(self) -> int:
         return len(self.pieces)
 
     def fingerprint(self) -> str:
         """SHA-256 of all ids and targets, to tell one dataset from another."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.targets).tobytes())
-        for one in self.pieces:
+        digest = hashlib.sha256()
+        for one, target in zip(self.pieces, self.targets, strict=True):
             digest.update(np.asarray(one.ids, np.int32).tobytes())
+            digest.update(np.ascontiguousarray(target).tobytes())
         return digest.hexdigest()
 
     def epoch(self, budget: int, seed: int, epoch: int) -> list[list[int]]:
@@ -66,4 +66,6 @@ class LabelledDataset:
         """These rows end to end, shortest first."""
         ordered = sorted(rows, key=lambda row: len(self.pieces[row]))
         sequences = pack(ordered, [one.ids for one in self.pieces], [one.segments for one in self.pieces])
-        return LabelledBatch(sequences, torch.from_numpy(self.targets[ordered]))
+        targets = (np.concatenate if self.per_piece else np.stack)([self.targets[row] for row in ordered])
+        n = int((targets != IGNORED).sum()) if self.per_piece else len(rows)
+        return LabelledBatch(sequences, torch.from_numpy(targets), n)

@@ -43,6 +43,11 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, first: int, last: int) -> Pieces:
+        """The pieces from place `first` to before `last`."""
+        inside = slice(first, last)
+        return Pieces(self.ids[inside], self.segments[inside], self.offsets[inside], self.words[inside])
+
 
 class WordPiece:
     """Text to pieces and back."""
@@ -107,14 +112,36 @@ class WordPiece:
     def encode(self, texts: Sequence[str], seconds: Sequence[str] | None = None) -> list[Pieces]:
         """Pieces of each text, or of each with its second, between [CLS] and [SEP]."""
         rows = list(texts) if seconds is None else list(zip(texts, seconds, strict=True))
-        return [
-            Pieces(found.ids, found.type_ids, found.offsets, found.word_ids)
-            for found in self.backend.encode_batch(rows)
-        ]
+        return _pieces(self.backend.encode_batch(rows))
+
+    def encode_words(self, rows: Sequence[Sequence[str]]) -> list[Pieces]:
+        """Pieces of texts that are words already, without [CLS] and [SEP]; offsets are those inside each word."""
+        return _pieces(self.backend.encode_batch(rows, is_pretokenized=True, add_special_tokens=False))
+
+    def encode_bare(self, texts: Sequence[str]) -> list[Pieces]:
+        """Pieces of each text without [CLS] and [SEP]."""
+        return _pieces(self.backend.encode_batch(list(texts), add_special_tokens=False))
+
+    def join(self, *parts: Pieces) -> Pieces:
+        """One or two bare texts between [CLS] and [SEP], as `encode` gives them."""
+        ids, segments = [self.id_of(FIRST)], [0]
+        offsets: list[tuple[int, int]] = [(0, 0)]
+        words: list[int | None] = [None]
+        for number, part in enumerate(parts):
+            ids += [*part.ids, self.id_of(LAST)]
+            segments += [number] * (len(part) + 1)
+            offsets += [*part.offsets, (0, 0)]
+            words += [*part.words, None]
+        return Pieces(ids, segments, offsets, words)
 
     def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text alone."""
         return [found.ids for found in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def words(self, text: str) -> list[tuple[int, int]]:
+        """Where each word of a text stands: what lies between spaces, punctuation marks and Chinese characters each by
+        themselves."""
+        return [place for _, place in self.backend.pre_tokenizer.pre_tokenize_str(text)]
 
     def token(self, piece: int) -> str:
         """The piece with this id."""
@@ -127,6 +154,10 @@ def _backend(model: models.WordPiece, config: WordPieceConfig) -> tokenizers.Tok
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     return backend
+
+
+def _pieces(encoded: Iterable[tokenizers.Encoding]) -> list[Pieces]:
+    return [Pieces(found.ids, found.type_ids, found.offsets, found.word_ids) for found in encoded]
 
 
 def _words(backend: tokenizers.Tokenizer, text: str) -> list[str]:

@@ -8,8 +8,9 @@ from transfuse.errors import ModelDirectoryError
 from transfuse.estimators.about import ESTIMATOR, read_about
 from transfuse.estimators.language_model import LanguageModel
 from transfuse.estimators.seq2seq import Seq2Seq
-from transfuse.estimators.text_classifier import TextClassifier, TextRegressor
+from transfuse.estimators.text_classifier import TextClassifier
 from transfuse.estimators.text_encoder import TextEncoder
+from transfuse.estimators.text_regressor import TextRegressor
 from transfuse.models.bert import BertConfig
 from transfuse.models.decoder import DecoderConfig
 from transfuse.pretrained.directory import read_config

@@ -91,10 +91,10 @@ def _unicode_words(text: str) -> list[str]:
     """Words of any script; a Chinese or Japanese character, written without spaces, is a word."""
     # vowel signs and tone marks belong to their word
     plain = (c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in text.lower())
-    return re.findall(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+", "".join(plain))
+    return re.findall(rf"[{UNSPACED}]|[^\s{UNSPACED}]+", "".join(plain))
 
 
-_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
+UNSPACED = "\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 """Kana and Chinese characters."""
 
 

@@ -1,0 +1,230 @@
+"""What every estimator with a BERT and a head for a task shares: where it starts from, its training, its directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar
+
+import numpy as np
+import torch
+from sklearn.model_selection import GroupShuffleSplit, train_test_split
+from sklearn.utils.validation import check_is_fitted
+
+from transfuse.config import Config
+from transfuse.data.labelled import LabelledBatch, LabelledDataset
+from transfuse.data.wordpiece import WordPiece, WordPieceConfig
+from transfuse.errors import ConfigError, DataError, ModelDirectoryError
+from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about
+from transfuse.estimators.model_card import model_card
+from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder, bert_tokenizer_values
+from transfuse.estimators.trained import TrainedEstimator
+from transfuse.metrics.text_scores import Score
+from transfuse.models.bert import BertConfig, BertModel, Head
+from transfuse.nn.linear import packed
+from transfuse.pretrained.directory import load_model, save_model
+from transfuse.pretrained.hub import local_directory
+from transfuse.training.config import TrainingConfig
+from transfuse.training.loop import Loss, mean_loss
+from transfuse.training.run import pick_device
+
+T = TypeVar("T")
+
+FINE_TUNING = TrainingConfig(
+    epochs=3,
+    batch_tokens=1024,
+    learning_rate=5e-5,
+    schedule="cosine",
+    warmup_steps=50,
+    label_smoothing=0.0,
+    average=1,
+)
+"""From a pre-trained encoder."""
+
+FROM_SCRATCH = FINE_TUNING.replace(epochs=10, learning_rate=1e-3)
+"""Without one."""
+
+JUDGED_TOKENS = 4096
+"""Tokens that are judged together."""
+
+
+class FineTuned(TrainedEstimator):
+    """An estimator whose model is a BERT with a head.
+
+    `encoder` is what it starts from: a `TextEncoder`, or the directory or hub id of any BERT; None starts from nothing,
+    with the sizes in `model` and a vocabulary learned from the texts. `training=None` are settings that suit the case.
+    """
+
+    SETTINGS: ClassVar[dict[str, type[Config]]] = {"tokenizer": WordPieceConfig}
+    HEAD: ClassVar[Head]
+    SAID: ClassVar[dict[str, Any]] = {}
+    """What a directory says of its labels besides, and what stands for it where it says nothing."""
+
+    model: BertConfig
+
+    def __init__(
+        self,
+        *,
+        encoder: str | Path | TextEncoder | None = None,
+        model: BertConfig = MODEL,
+        tokenizer: WordPieceConfig = TOKENS,
+        training: TrainingConfig | None = None,
+        validation_fraction: float = 0.1,
+        run_dir: str | Path | None = None,
+        device: str | None = None,
+        random_state: Any = 0,
+        verbose: bool = False,
+    ) -> None:
+        self.encoder = encoder
+        self.model = model
+        self.tokenizer = tokenizer
+        self.training = training  # type: ignore[assignment]
+        self.validation_fraction = validation_fraction
+        self.run_dir = run_dir
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @property
+    def default_training(self) -> TrainingConfig:
+        """What `training=None` stands for."""
+        return FROM_SCRATCH if self.encoder is None else FINE_TUNING
+
+    def _begin(self, texts: Iterable[str], n_labels: int, seed: int) -> None:
+        """The tokenizer, and a model whose head is new."""
+        device = pick_device(self.device)
+        if self.encoder is None:
+            self.tokenizer_ = WordPiece.train(texts, self.model.vocab_size, self.tokenizer)
+            config = self.model.replace(vocab_size=len(self.tokenizer_), head=self.HEAD, n_labels=n_labels, pad_id=0)
+            self.model_ = BertModel(config).initialise(seed).to(device)
+            return
+        encoder = self.encoder if isinstance(self.encoder, TextEncoder) else TextEncoder.load(self.encoder)
+        check_is_fitted(encoder, "model_")
+        self.tokenizer_ = encoder.tokenizer_
+        config = encoder.model_.config.replace(head=self.HEAD, n_labels=n_labels, pooler=None)
+        self.model_ = BertModel(config).initialise(seed)
+        known = dict(encoder.model_.named_parameters())
+        with torch.no_grad():
+            for name, weight in self.model_.named_parameters():
+                if name in known and not name.startswith("labels"):
+                    weight.copy_(known[name])
+        self.model_.to(device)
+
+    def _fine_tune(
+        self, data: LabelledDataset, held: LabelledDataset, loss: Loss, seed: int, resume: bool, **identity: Any
+    ) -> None:
+        """Train on `data`, judged by the loss on `held`."""
+        config = self.training or self.default_training
+        identity |= {
+            "model": self.model_.config.to_dict(),
+            "data": data.fingerprint(),
+            "validation": held.fingerprint(),
+        }
+
+        def score() -> float:
+            return -mean_loss(self.model_, held, loss, config)
+
+        with self._run_folder(resume) as folder:
+            self.results_ = self._train(
+                folder, data, loss, score, seed=seed, identity=identity, resume=resume, config=config
+            )
+        self.results_ |= {"held_out_loss": mean_loss(self.model_, held, loss, config), "held_out_rows": len(held)}
+
+    def _judge(self, X: Sequence[Any], y: Any) -> None:
+        """Add the scores on held-out rows to the results."""
+        self.results_ |= {
+            "held_out_rows": len(X),
+            "held_out_metrics": [vars(score) for score in self.evaluate(X, y)],
+        }
+
+    def evaluate(self, X: Any, y: Any) -> list[Score]:
+        """Scores of the predictions for `X` against `y`."""
+        raise NotImplementedError
+
+    @torch.inference_mode()
+    def _found(
+        self, data: LabelledDataset, logits: Callable[[BertModel, LabelledBatch], T]
+    ) -> Iterator[tuple[LabelledBatch, T]]:
+        """Batches of all of `data`, and what `logits` makes of each."""
+        device = next(self.model_.parameters()).device
+        self.model_.eval()
+        with packed(self.model_.modules()):
+            for rows in data.in_order(JUDGED_TOKENS):
+                batch = data.batch(rows).to(device)
+                yield batch, logits(self.model_, batch)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a Hugging Face style directory, which `transformers` opens as the BERT of this task."""
+        check_is_fitted(self, "model_")
+        name = type(self).__name__
+        example = [f"from transfuse import {name}", "", f'{name}.load("this-directory").predict({self._example()})']
+        beside = {
+            TOKENIZER: self.tokenizer_.to_json(),
+            TOKENIZER_CONFIG: json.dumps(bert_tokenizer_values(self.model_.config.max_positions), indent=2),
+            ESTIMATOR: json.dumps(
+                self._about(training=self.training.to_dict() if self.training else {}, **self._labels()),
+                indent=2,
+                ensure_ascii=False,
+            ),
+            "README.md": model_card(f"{name} (BERT)", self.model_, self.results_, example),
+        }
+        save_model(self.model_, Path(folder), beside)
+        return Path(folder)
+
+    def _example(self) -> str:
+        """What the model card gives to `predict`."""
+        return '["a text"]'
+
+    def _labels(self) -> dict[str, Any]:
+        """What a saved directory says of its labels."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
+        """The estimator saved in `folder`, or one around anyone's BERT for this task, a directory or hub id.
+
+        Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
+        """
+        pick_device(device)  # the caller's setting, so not an error of the directory
+        folder = local_directory(folder)
+        model = load_model(folder)
+        if not isinstance(model, BertModel) or model.config.head != cls.HEAD:
+            raise ModelDirectoryError(f"{folder}: not a BERT with a head for {cls.HEAD}s")
+        defaults: dict[str, Any] = {name: {} for name in cls.SETTINGS}
+        about = read_about(folder, COMMON | defaults | cls.SAID)
+        tokenizer = WordPiece.load(folder / TOKENIZER)
+        training = TrainingConfig.from_dict(about["training"]) if about["training"] else None
+        estimator = cls._opened(folder, model, tokenizer, about, device=device, training=training)
+        estimator._take_labels(folder, about)
+        return estimator
+
+    def _take_labels(self, folder: Path, about: dict[str, Any]) -> None:
+        """Put back what `_labels` gave."""
+        raise NotImplementedError
+
+    def _check_settings(self) -> None:
+        """Raise ConfigError for settings that fit cannot work with."""
+        kinds: dict[str, type[Config]] = {"model": BertConfig, **self.SETTINGS}
+        self._check_common_settings(kinds | ({"training": TrainingConfig} if self.training is not None else {}))
+        if self.training is not None and self.training.select_by != "loss":
+            raise ConfigError(f"select_by={self.training.select_by!r}: these models are judged by their loss")
+
+
+def divided(
+    n: int, fraction: float, seed: int, classes: np.ndarray | None = None, groups: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to learn from and rows to judge by: each class in its share, or each group on one side, where it can be."""
+    if n < 2:
+        raise DataError(f"{n} row; at least 2 are needed, one to learn from and one to judge by")
+    n_aside = min(max(1, round(fraction * n)), n - 1)
+    if groups is not None and len(set(groups)) > 1:
+        kept, aside = next(GroupShuffleSplit(1, test_size=fraction, random_state=seed).split(groups, groups=groups))
+        return kept, aside
+    if classes is not None:
+        _, counts = np.unique(classes, return_counts=True)
+        # a class of one row cannot be on both sides, nor can there be a share of each class in fewer rows than classes
+        if counts.min() == 1 or len(counts) > min(n_aside, n - n_aside):
+            classes = None
+    kept, aside = train_test_split(np.arange(n), test_size=n_aside, random_state=seed, stratify=classes)
+    return np.sort(kept), np.sort(aside)

@@ -1,0 +1,86 @@
+"""What a classifier and a regressor of texts share: texts or pairs in, numbers of a head out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from transfuse.data.labelled import LabelledDataset
+from transfuse.data.pairs import as_texts
+from transfuse.data.wordpiece import Pieces
+from transfuse.errors import DataError
+from transfuse.estimators.fine_tuned import FineTuned, divided
+from transfuse.estimators.text_encoder import cut
+from transfuse.models.bert import Head
+from transfuse.training.classification import SequenceLoss, sequence_logits
+
+Texts = Iterable[str] | Iterable[Sequence[str]]
+"""Texts, or pairs of texts."""
+
+
+class SequenceHead(FineTuned):
+    """An estimator that gives numbers for a text or a pair of texts."""
+
+    HEAD: ClassVar[Head] = "sequence"
+    SAID: ClassVar[dict[str, Any]] = {"kind": "class", "classes": [], "mean": [], "scale": []}
+
+    kind_: Literal["class", "labels", "number"]
+
+    def _learn(
+        self, X: Texts, targets: np.ndarray, n_labels: int, loss: SequenceLoss, validation: Any, resume: bool
+    ) -> None:
+        """Train on texts and targets, (rows,) or (rows, labels)."""
+        seed = self._seed()
+        texts, seconds = columns(X, "X")
+        if len(texts) != len(targets):
+            raise DataError(f"X has {len(texts)} rows and y has {len(targets)}; they must be equally many")
+        if validation is None:
+            classes = targets if loss.kind == "class" else None
+            kept, aside = divided(len(targets), self.validation_fraction, seed, classes)
+        else:
+            further, further_seconds = columns(validation[0], "validation[0]")
+            if (seconds is None) != (further_seconds is None):
+                raise DataError("X and validation[0] must both be texts or both be pairs")
+            kept, aside = np.arange(len(texts)), np.arange(len(texts), len(texts) + len(further))
+            texts = texts + further
+            seconds = None if seconds is None or further_seconds is None else seconds + further_seconds
+            targets = np.concatenate([targets, validation[1]])
+        self._begin([side[row] for side in (texts, seconds or []) for row in kept if side], n_labels, seed)
+        pieces = cut(self.tokenizer_.encode(texts, seconds), self.model_.config.max_positions, self.tokenizer_)
+        data, held = (LabelledDataset([pieces[row] for row in rows], targets[rows]) for rows in (kept, aside))
+        self._fine_tune(data, held, loss, seed, resume)
+        judged = [(texts[row], seconds[row]) for row in aside] if seconds else [texts[row] for row in aside]
+        self._judge(judged, self._as_given(targets[aside]))
+
+    def _as_given(self, targets: np.ndarray) -> np.ndarray:
+        """Targets as `fit` was given them."""
+        raise NotImplementedError
+
+    def _logits(self, X: Texts) -> np.ndarray:
+        """What the head makes of each text, (texts, labels), in float64."""
+        check_is_fitted(self, "model_")
+        texts, seconds = columns(X, "X")
+        pieces: list[Pieces] = cut(
+            self.tokenizer_.encode(texts, seconds), self.model_.config.max_positions, self.tokenizer_
+        )
+        found = np.empty((len(pieces), self.model_.config.n_labels))
+        for batch, logits in self._found(LabelledDataset(pieces, np.zeros(len(pieces))), sequence_logits):
+            found[list(batch.sequences.rows)] = logits.double().cpu().numpy()
+        return found
+
+
+def columns(X: Any, name: str) -> tuple[list[str], list[str] | None]:
+    """Texts, and the second ones where rows are pairs."""
+    if isinstance(X, str | bytes):
+        return as_texts(X, name), None
+    rows = X.to_numpy() if hasattr(X, "to_numpy") else X if isinstance(X, np.ndarray) else list(X)
+    paired = len(rows) > 0 and not isinstance(rows[0], str) and isinstance(rows[0], tuple | list | np.ndarray)
+    if not paired:
+        return as_texts(rows, name), None
+    for row, pair in enumerate(rows):
+        if len(pair) != 2:
+            raise DataError(f"{name}[{row}]: {len(pair)} texts; a row is one text or a pair")
+    return as_texts([a for a, _ in rows], name), as_texts([b for _, b in rows], name)

@@ -1,0 +1,81 @@
+"""A number, or several, for a text or a pair of texts: BERT fine-tuned, or trained from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.metrics import mean_absolute_error, r2_score
+
+from transfuse.errors import DataError
+from transfuse.estimators.sequence_head import SequenceHead, Texts
+from transfuse.metrics.text_scores import Score
+from transfuse.training.classification import SequenceLoss
+
+
+class TextRegressor(RegressorMixin, SequenceHead):  # type: ignore[misc]
+    """Learns a number, or several, for each text or pair of texts; arguments as `TextClassifier` has them.
+
+    Numbers are brought to mean 0 and deviation 1 for training and back afterwards.
+    """
+
+    def fit(
+        self, X: Texts, y: Iterable[Any], *, validation: tuple[Texts, Iterable[Any]] | None = None, resume: bool = False
+    ) -> Self:
+        """Learn the numbers of each text. Raises DataError for unusable rows and numbers that are not finite."""
+        with self._unchanged_on_failure():
+            self._check_settings()
+            self.kind_ = "number"
+            numbers = _numbers(y, "y")
+            self._one = numbers.ndim == 1
+            columns = numbers.reshape(len(numbers), -1)
+            self.mean_, self.scale_ = columns.mean(0), columns.std(0)
+            self.scale_ = np.where(self.scale_ > 0, self.scale_, 1.0)
+            held = None
+            if validation is not None:
+                held = validation[0], self._scaled(_numbers(validation[1], "validation[1]"))
+            self._learn(X, self._scaled(numbers), columns.shape[1], SequenceLoss("number"), held, resume)
+        return self
+
+    def predict(self, X: Texts) -> np.ndarray:
+        """A number a text, (texts,), or several, (texts, numbers)."""
+        found: np.ndarray = self._logits(X) * self.scale_ + self.mean_
+        return found[:, 0] if self._one else found
+
+    def evaluate(self, X: Texts, y: Iterable[Any]) -> list[Score]:
+        """Mean absolute error, and R²."""
+        wanted, found = _numbers(y, "y"), self.predict(X)
+        return [
+            Score("mean absolute error", float(mean_absolute_error(wanted, found)), "sklearn.metrics"),
+            Score("R²", float(r2_score(wanted, found)) if len(found) > 1 else float("nan"), "sklearn.metrics.r2_score"),
+        ]
+
+    def _as_given(self, targets: np.ndarray) -> np.ndarray:
+        numbers: np.ndarray = targets * self.scale_ + self.mean_
+        return numbers[:, 0] if self._one else numbers
+
+    def _scaled(self, numbers: np.ndarray) -> np.ndarray:
+        scaled: np.ndarray = ((numbers.reshape(len(numbers), -1) - self.mean_) / self.scale_).astype(np.float32)
+        return scaled
+
+    def _labels(self) -> dict[str, Any]:
+        return {"kind": "number", "mean": self.mean_.tolist(), "scale": self.scale_.tolist()}
+
+    def _take_labels(self, folder: Path, about: dict[str, Any]) -> None:
+        n = self.model_.config.n_labels
+        self.kind_, self._one = "number", n == 1
+        self.mean_, self.scale_ = np.array(about["mean"] or [0.0] * n), np.array(about["scale"] or [1.0] * n)
+
+
+def _numbers(y: Iterable[Any], name: str) -> np.ndarray:
+    try:
+        numbers = np.asarray(y if hasattr(y, "__array__") else list(y), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name} must hold numbers ({error})") from error
+    bad = np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(1))
+    if len(bad):
+        raise DataError(f"{name}[{bad[0]}] is not a finite number")
+    return numbers
