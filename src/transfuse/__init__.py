@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AnsweringConfig": "transfuse.estimators.question_answerer",
     "BertConfig": "transfuse.models.bert",
     "Candidate": "transfuse.estimators.candidate",
     "CheckpointError": "transfuse.errors",
@@ -20,21 +21,28 @@ _HOMES = {
     "DataError": "transfuse.errors",
     "DecoderConfig": "transfuse.models.decoder",
     "DistillationConfig": "transfuse.training.distillation",
+    "Entity": "transfuse.estimators.token_tagger",
+    "FoundAnswer": "transfuse.estimators.question_answerer",
     "GenerationError": "transfuse.errors",
     "Inspection": "transfuse.reports.inspection",
     "LanguageModel": "transfuse.estimators.language_model",
     "Loop": "transfuse.generation.loops",
     "MaskingConfig": "transfuse.data.masking",
     "ModelDirectoryError": "transfuse.errors",
+    "NextSentenceAblation": "transfuse.estimators.ablation",
     "Pairs": "transfuse.data.pairs",
+    "QuestionAnswerer": "transfuse.estimators.question_answerer",
+    "Questions": "transfuse.data.questions",
     "ResumeWarning": "transfuse.errors",
     "Score": "transfuse.metrics.text_scores",
     "SearchConfig": "transfuse.generation.config",
     "Seq2Seq": "transfuse.estimators.seq2seq",
     "Seq2SeqConfig": "transfuse.models.seq2seq",
+    "Tagged": "transfuse.data.tags",
     "TextClassifier": "transfuse.estimators.text_classifier",
     "TextEncoder": "transfuse.estimators.text_encoder",
     "TextRegressor": "transfuse.estimators.text_regressor",
+    "TokenTagger": "transfuse.estimators.token_tagger",
     "TokenVectors": "transfuse.estimators.text_encoder",
     "TokenizerConfig": "transfuse.data.tokenizer",
     "TrainingConfig": "transfuse.training.config",
@@ -44,18 +52,23 @@ _HOMES = {
     "TruncatedWarning": "transfuse.errors",
     "UnseenCharactersWarning": "transfuse.errors",
     "WordPieceConfig": "transfuse.data.wordpiece",
+    "ablate_next_sentence": "transfuse.estimators.ablation",
     "compare": "transfuse.reports.compare",
     "expand_heads": "transfuse.estimators.regroup",
     "inspect": "transfuse.reports.inspection",
     "kind_of": "transfuse.estimators.directory",
     "load": "transfuse.estimators.directory",
+    "read_columns": "transfuse.data.pairs",
     "read_pairs": "transfuse.data.pairs",
+    "read_questions": "transfuse.data.questions",
     "read_sources": "transfuse.data.pairs",
+    "read_tags": "transfuse.data.tags",
     "regroup": "transfuse.estimators.regroup",
     "uptrain": "transfuse.estimators.regroup",
 }
 
 __all__ = [
+    "AnsweringConfig",
     "BertConfig",
     "Candidate",
     "CheckpointError",
@@ -65,21 +78,28 @@ __all__ = [
     "DataError",
     "DecoderConfig",
     "DistillationConfig",
+    "Entity",
+    "FoundAnswer",
     "GenerationError",
     "Inspection",
     "LanguageModel",
     "Loop",
     "MaskingConfig",
     "ModelDirectoryError",
+    "NextSentenceAblation",
     "Pairs",
+    "QuestionAnswerer",
+    "Questions",
     "ResumeWarning",
     "Score",
     "SearchConfig",
     "Seq2Seq",
     "Seq2SeqConfig",
+    "Tagged",
     "TextClassifier",
     "TextEncoder",
     "TextRegressor",
+    "TokenTagger",
     "TokenVectors",
     "TokenizerConfig",
     "TrainingConfig",
@@ -89,13 +109,17 @@ __all__ = [
     "TruncatedWarning",
     "UnseenCharactersWarning",
     "WordPieceConfig",
+    "ablate_next_sentence",
     "compare",
     "expand_heads",
     "inspect",
     "kind_of",
     "load",
+    "read_columns",
     "read_pairs",
+    "read_questions",
     "read_sources",
+    "read_tags",
     "regroup",
     "uptrain",
 ]
@@ -103,7 +127,9 @@ __all__ = [
 if TYPE_CHECKING:
     from transfuse.data.corpus import Corpus
     from transfuse.data.masking import MaskingConfig
-    from transfuse.data.pairs import Pairs, read_pairs, read_sources
+    from transfuse.data.pairs import Pairs, read_columns, read_pairs, read_sources
+    from transfuse.data.questions import Questions, read_questions
+    from transfuse.data.tags import Tagged, read_tags
     from transfuse.data.tokenizer import TokenizerConfig
     from transfuse.data.wordpiece import WordPieceConfig
     from transfuse.errors import (
@@ -119,14 +145,17 @@ if TYPE_CHECKING:
         TruncatedWarning,
         UnseenCharactersWarning,
     )
+    from transfuse.estimators.ablation import NextSentenceAblation, ablate_next_sentence
     from transfuse.estimators.candidate import Candidate
     from transfuse.estimators.directory import kind_of, load
     from transfuse.estimators.language_model import LanguageModel
+    from transfuse.estimators.question_answerer import AnsweringConfig, FoundAnswer, QuestionAnswerer
     from transfuse.estimators.regroup import expand_heads, regroup, uptrain
     from transfuse.estimators.seq2seq import Seq2Seq
     from transfuse.estimators.text_classifier import TextClassifier
     from transfuse.estimators.text_encoder import TextEncoder, TokenVectors
     from transfuse.estimators.text_regressor import TextRegressor
+    from transfuse.estimators.token_tagger import Entity, TokenTagger
     from transfuse.generation.config import SearchConfig
     from transfuse.generation.loops import Loop
     from transfuse.metrics.text_scores import Score

@@ -97,7 +97,7 @@ def test_bad_input_is_named(home: Path, tmp_path: Path) -> None:
         (failure("predict", model, "-", given=b"%$ " * 99), 2, "tokens; at least 1 is needed and the model has 64"),
         (failure("predict", model, "-", "--beams", "4", given=prompt), 2, "needs beams=1, not beams=4"),
         (failure("predict", model, "-", "--set", "training.epochs=3", given=prompt), 2, "only settings of search"),
-        (failure("evaluate", model, home / "song.txt", "--metric", "bleu"), 2, "are for pairs"),
+        (failure("evaluate", model, home / "song.txt", "--metric", "bleu"), 2, "not for a LanguageModel"),
         (failure("inspect", model, "ten"), 2, "is a LanguageModel; inspect shows encoder"),
     ]
     for (code, message), expected, part in cases:

@@ -1,31 +1,15 @@
-"""`transfuse fit encode` and `fit classify`: BERT on the user's own text."""
+"""`transfuse fit encode`: a BERT pre-trained on the user's own text."""
 
 from __future__ import annotations
 
-import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from transfuse.cli.messages import say, stoppable
-from transfuse.cli.options import (
-    Data,
-    Device,
-    Out,
-    Resume,
-    Seed,
-    Settings,
-    SkipBadRows,
-    SourceColumn,
-    TargetColumn,
-    check_ours,
-    parse_settings,
-    read_pairs,
-)
-
-if TYPE_CHECKING:
-    from transfuse import TextClassifier
+from transfuse.cli.options import Device, Out, Resume, Seed, Settings, check_ours, parse_settings
+from transfuse.errors import ConfigError
 
 
 def fit_encode(
@@ -37,6 +21,9 @@ def fit_encode(
     key: Annotated[str, typer.Option(help="Key of the text in .jsonl.")] = "text",
     context: Annotated[int, typer.Option(min=8, help="Tokens of a training row.")] = 128,
     pooling: Annotated[str, typer.Option(help="mean, max or cls: how tokens' vectors become the text's.")] = "mean",
+    ablate_nsp: Annotated[
+        bool, typer.Option("--ablate-nsp", help="Train again without next sentence, and say what it bought.")
+    ] = False,
     settings: Settings = None,
     validation_fraction: Annotated[float, typer.Option(help="Share of the sentences to hold out.")] = 0.05,
     seed: Seed = 0,
@@ -44,7 +31,7 @@ def fit_encode(
     device: Device = None,
 ) -> None:
     """Pre-train a BERT on plain text: masked words and next sentence."""
-    from transfuse import Corpus, MaskingConfig, TextEncoder
+    from transfuse import Corpus, MaskingConfig, TextEncoder, ablate_next_sentence
 
     check_ours(out)
     model = TextEncoder(
@@ -57,70 +44,20 @@ def fit_encode(
         verbose=True,
     )
     model.set_params(**parse_settings(model, settings or []))
+    if ablate_nsp and not model.masking.next_sentence:
+        raise ConfigError("--ablate-nsp: masking.next_sentence is off, so there is nothing to take away")
+    corpus = Corpus(data, key=key)
     with stoppable():
-        model.fit(Corpus(data, key=key), resume=resume)
+        model.fit(corpus, resume=resume)
     model.save(out)
     for name, value in model.results_["held_out"].items():
         if value is not None:
             say(f"held out: {name.replace('_', ' ')} {value:.3f}")
+    if ablate_nsp:
+        say("the same again without next-sentence prediction:")
+        with stoppable():
+            folder = out / "training-without-next-sentence"
+            ablation = ablate_next_sentence(model, corpus, run_dir=folder, resume=resume and folder.exists())
+        say(str(ablation))
     typer.echo(str(out))
     say(f"next: transfuse predict {out} TEXTS    transfuse fit classify TABLE --from {out} --out DIR")
-
-
-def fit_classify(
-    data: Data,
-    out: Out,
-    start: Annotated[
-        str | None, typer.Option("--from", help="BERT to start from: a directory or hub id. Default: from nothing.")
-    ] = None,
-    validation: Annotated[Path | None, typer.Option(help="Held-out rows, as DATA.")] = None,
-    source: SourceColumn = None,
-    target: TargetColumn = None,
-    skip_bad_rows: SkipBadRows = False,
-    balanced: Annotated[bool, typer.Option("--balanced", help="Weigh classes by how rare they are.")] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Train so often, report the spread, keep the best.")] = 1,
-    settings: Settings = None,
-    validation_fraction: Annotated[
-        float, typer.Option(help="Share of the rows to hold out where --validation is not given.")
-    ] = 0.1,
-    seed: Seed = 0,
-    resume: Resume = False,
-    device: Device = None,
-) -> None:
-    """Learn the class (column --target) of texts (column --source)."""
-    rows = read_pairs(data, source, target, skip_bad_rows)
-    held = read_pairs([validation], source, target, skip_bad_rows) if validation else None
-    from transfuse import TextClassifier
-
-    check_ours(out)
-    say(f"{len(rows):,} texts in {len(set(rows.targets))} classes; the model goes to {out}")
-    models: list[TextClassifier] = []
-    for number in range(seeds):
-        model = TextClassifier(
-            encoder=start,
-            class_weight="balanced" if balanced else None,
-            validation_fraction=validation_fraction,
-            run_dir=out / ("training" if seeds == 1 else f"training-{seed + number}"),
-            device=device,
-            random_state=seed + number,
-            verbose=True,
-        )
-        model.set_params(training=model.default_training)
-        model.set_params(**parse_settings(model, settings or []))
-        with stoppable():
-            model.fit(
-                rows.sources, rows.targets, validation=(held.sources, held.targets) if held else None, resume=resume
-            )
-        models.append(model)
-    accuracies = [model.results_["held_out_metrics"][-1]["value"] for model in models]
-    best = models[accuracies.index(max(accuracies))]
-    best.save(out)
-    for score in best.results_["held_out_metrics"]:
-        say(f"held out: {score['name']} {score['value']:.2f} ({score['signature']})")
-    if seeds > 1:
-        say(
-            f"{seeds} seeds: accuracy {statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} "
-            f"({min(accuracies):.2f} to {max(accuracies):.2f}); the best is kept"
-        )
-    typer.echo(str(out))
-    say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} TABLE")

@@ -14,12 +14,14 @@ from typing import Annotated, Any
 
 import typer
 
+from transfuse.cli.evaluate import evaluate
+from transfuse.cli.fine_tune import fit_answer, fit_classify, fit_tag
 from transfuse.cli.fit import fit_app
-from transfuse.cli.fit_text import fit_classify, fit_encode
+from transfuse.cli.fit_text import fit_encode
 from transfuse.cli.messages import Stopped, say, stoppable
 from transfuse.cli.options import Seed
 from transfuse.cli.regroup import compare, regroup
-from transfuse.cli.use import evaluate, inspect, predict
+from transfuse.cli.use import inspect, predict
 from transfuse.errors import ConfigError, DataError, TransfuseError
 
 app = typer.Typer(
@@ -31,6 +33,8 @@ app = typer.Typer(
 )
 fit_app.command("encode")(fit_encode)
 fit_app.command("classify")(fit_classify)
+fit_app.command("tag")(fit_tag)
+fit_app.command("answer")(fit_answer)
 app.add_typer(fit_app, name="fit")
 for command in (predict, evaluate, inspect, regroup, compare):
     app.command()(command)

@@ -13,7 +13,7 @@ from transfuse.cli.messages import say
 from transfuse.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from transfuse import LanguageModel, Pairs, Seq2Seq, TextClassifier, TextEncoder
+    from transfuse import Pairs, Questions, Tagged
 
 Data = Annotated[
     list[Path],
@@ -23,6 +23,15 @@ ModelDir = Annotated[Path, typer.Argument(help="A model directory, as written by
 SourceColumn = Annotated[str | None, typer.Option("--source", help="Column of the source: a name, or a number from 1.")]
 TargetColumn = Annotated[str | None, typer.Option("--target", help="Column of the target: a name, or a number from 1.")]
 SkipBadRows = Annotated[bool, typer.Option(help="Leave out rows with an empty, missing or over-long side.")]
+SecondColumn = Annotated[
+    str | None,
+    typer.Option("--second", help="Column of the second text, where rows are pairs (of a question: the context)."),
+]
+TokenColumn = Annotated[int, typer.Option(help="Column of the word in a CoNLL file, from 1 (from the end below 0).")]
+TagColumn = Annotated[int, typer.Option(help="Column of the tag in a CoNLL file, from 1 (from the end below 0).")]
+MismatchedAnswers = Annotated[
+    str, typer.Option("--mismatched", help="Answers that do not stand where they say: refuse, drop or find.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Out = Annotated[Path, typer.Option(help="Where the model directory goes; checkpoints go to OUT/training.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in OUT.")]
@@ -54,9 +63,71 @@ def read_pairs(paths: list[Path], source: str | None, target: str | None, skip_b
     return pairs
 
 
-def parse_settings(
-    model: Seq2Seq | LanguageModel | TextEncoder | TextClassifier, settings: Iterable[str]
-) -> dict[str, Any]:
+def one_file(paths: list[Path]) -> Path:
+    """The file, which must be one."""
+    if len(paths) != 1:
+        raise DataError(f"{len(paths)} files given; expected one")
+    return paths[0]
+
+
+def read_labelled(
+    paths: list[Path], source: str | None, second: str | None, target: str | None, skip_bad_rows: bool
+) -> tuple[list[Any], list[str]]:
+    """Texts, or pairs of them where there is a second column, and their labels; rows left out are counted on stderr."""
+    if len(paths) == 2 and second is None:  # parallel files
+        pairs = read_pairs(paths, source, target, skip_bad_rows)
+        return pairs.sources, pairs.targets
+    from transfuse import read_columns
+
+    path = one_file(paths)
+    names = None if source is None and second is None and target is None else [source, *filter(None, [second]), target]
+    if names is not None and None in names:
+        raise DataError(f"{path}: name all columns or none: source={source}, second={second}, target={target}")
+    if names is None and ".jsonl" in path.suffixes:
+        names = ["source", "target"]
+    columns, skipped = read_columns(path, names, skip_bad_rows=skip_bad_rows)  # type: ignore[arg-type]
+    if skipped:
+        say(f"{path}: {skipped:,} unusable rows left out, {len(columns[0]):,} kept")
+    return columns[0] if second is None else list(zip(columns[0], columns[1], strict=True)), columns[-1]
+
+
+def read_rows(path: str, source: str | None, second: str | None) -> list[Any]:
+    """Texts, or pairs of them where there is a second column."""
+    if second is None:
+        return read_sources(path, source)
+    from transfuse import read_columns
+
+    if source is None:
+        raise DataError(f"{path}: name both columns: source={source}, second={second}")
+    columns, _ = read_columns(path, [source, second])
+    return list(zip(*columns, strict=True))
+
+
+def read_sources(path: str, source: str | None) -> list[str]:
+    """Texts to feed a model."""
+    from transfuse import read_sources
+
+    return read_sources(path, source=source)
+
+
+def read_tags(paths: list[Path], token_column: int, tag_column: int) -> Tagged:
+    """Tagged words or marked texts of one file."""
+    from transfuse import read_tags
+
+    return read_tags(one_file(paths), token=token_column, tag=tag_column)
+
+
+def read_questions(path: Path, mismatched: str) -> Questions:
+    """Questions of one file; answers left out or moved are counted on stderr."""
+    from transfuse import read_questions
+
+    questions = read_questions(path, mismatched=mismatched)  # type: ignore[arg-type]
+    if questions.dropped or questions.moved:
+        say(f"{path}: {questions.dropped:,} answers left out and {questions.moved:,} moved, as they stand elsewhere")
+    return questions
+
+
+def parse_settings(model: Any, settings: Iterable[str]) -> dict[str, Any]:
     """`training.epochs=3` as `{"training__epochs": 3}`; values are JSON where they can be, text otherwise."""
     known = model.get_params()
     parsed = {}

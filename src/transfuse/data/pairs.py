@@ -18,8 +18,8 @@ _TABLES = (".tsv", ".csv")
 Columns = tuple[list[str], list[str]]
 """Sources and targets."""
 
-Row = tuple[int, Any, Any]
-"""Line number, source cell, target cell."""
+Row = tuple[int, list[Any]]
+"""Line number and cells."""
 
 
 @dataclass
@@ -55,18 +55,18 @@ def read_pairs(
             raise DataError(f"{path}: two parallel files have no columns to name: source={source}, target={target}")
         rows = _parallel(path, Path(second))
     elif suffix_of(path) == ".jsonl":
-        rows = _json_lines(path, source or "source", target or "target")
+        rows = _json_lines(path, [source or "source", target or "target"])
     elif suffix_of(path) in _TABLES or path is STDIN:
         if (source is None) != (target is None):
             raise DataError(f"{path}: name both columns or none: source={source}, target={target}")
-        rows = _columns(path, source, target)
+        rows = _table_rows(path, None if source is None or target is None else [source, target])
     else:
         raise DataError(
             f"{path}: cannot tell the format; end the name in .tsv, .csv or .jsonl (and .gz or .xz), "
             "or give two parallel files"
         )
     pairs = Pairs()
-    for line, left, right in rows:
+    for line, (left, right) in rows:
         complaint = _complaint("source", left) or _complaint("target", right)
         if complaint is None:
             pairs.sources.append(left)
@@ -89,15 +89,15 @@ def read_sources(path: str | Path, *, source: str | None = None) -> list[str]:
     """
     path = _input(path)
     if suffix_of(path) == ".jsonl":
-        rows: Iterator[Row] = _json_lines(path, source or "source", None)
+        rows: Iterator[Row] = _json_lines(path, [source or "source"])
     elif suffix_of(path) in _TABLES:
-        rows = _columns(path, source or "1", None)
+        rows = _table_rows(path, [source or "1"])
     elif source is not None:
         raise DataError(f"{path}: a text a line has no columns to name: source={source}")
     else:
-        rows = ((line, text, None) for line, text in enumerate(read_lines(path), start=1))
+        rows = ((line, [text]) for line, text in enumerate(read_lines(path), start=1))
     texts = []
-    for line, text, _ in rows:
+    for line, (text,) in rows:
         complaint = _complaint("source", text)
         if complaint is not None:
             raise DataError(f"{path}:{line}: {complaint}")
@@ -105,6 +105,41 @@ def read_sources(path: str | Path, *, source: str | None = None) -> list[str]:
     if not texts:
         raise DataError(f"{path}: no texts in it")
     return texts
+
+
+def read_columns(
+    path: str | Path, names: Sequence[str] | None, *, skip_bad_rows: bool = False
+) -> tuple[list[list[str]], int]:
+    """Columns of a TSV, CSV or JSONL file, and how many rows were left out.
+
+    `names` are header names, or numbers from 1, as in `read_pairs`; None stands for the two columns there are. Numbers
+    in JSONL are read as text. Raises DataError as `read_pairs` does.
+    """
+    path = _input(path)
+    if suffix_of(path) == ".jsonl":
+        if names is None:
+            raise DataError(f"{path}: an object has no first and second column; name the keys")
+        rows = _json_lines(path, names)
+    elif suffix_of(path) in _TABLES or path is STDIN:
+        rows = _table_rows(path, names)
+    else:
+        raise DataError(f"{path}: cannot tell the format; end the name in .tsv, .csv or .jsonl (and .gz or .xz)")
+    labels = ["column 1", "column 2"] if names is None else [f"column {name}" for name in names]
+    columns: list[list[str]] = [[] for _ in labels]
+    skipped = 0
+    for line, given in rows:
+        cells = [str(cell) if isinstance(cell, int | float) and cell == cell else cell for cell in given]
+        complaint = next(filter(None, map(_complaint, labels, cells)), None)
+        if complaint is None:
+            for column, cell in zip(columns, cells, strict=True):
+                column.append(cell)
+        elif skip_bad_rows:
+            skipped += 1
+        else:
+            raise DataError(f"{path}:{line}: {complaint}")
+    if not columns[0]:
+        raise DataError(f"{path}: no rows in it" + (f" ({skipped} unusable rows)" if skipped else ""))
+    return columns, skipped
 
 
 def as_texts(column: Iterable[Any], name: str, longest: int = MAX_CHARACTERS) -> list[str]:
@@ -162,10 +197,10 @@ def _parallel(left: Path, right: Path) -> Iterator[Row]:
             "line i of one must belong to line i of the other"
         )
     for line, (one, other) in enumerate(zip(lefts, rights, strict=True), start=1):
-        yield line, one, other
+        yield line, [one, other]
 
 
-def _json_lines(path: Path, source: str, target: str | None) -> Iterator[Row]:
+def _json_lines(path: Path, keys: Sequence[str]) -> Iterator[Row]:
     for line, text in enumerate(read_lines(path), start=1):
         if not text.strip():
             continue
@@ -177,28 +212,29 @@ def _json_lines(path: Path, source: str, target: str | None) -> Iterator[Row]:
             raise DataError(f"{path}:{line}: not JSON that Python can read ({error})") from error
         if not isinstance(record, dict):
             raise DataError(f"{path}:{line}: {type(record).__name__}, expected an object a line")
-        for key in filter(None, (source, target)):
+        for key in keys:
             if key not in record:
                 raise DataError(f"{path}:{line}: no key {key!r} among {', '.join(sorted(map(repr, record)))}")
-        yield line, record[source], record[target] if target else None
+        yield line, [record[key] for key in keys]
 
 
-def _columns(path: Path, source: str | None, target: str | None) -> Iterator[Row]:
+def _table_rows(path: Path, names: Sequence[str] | None) -> Iterator[Row]:
+    """Cells of the named columns; of the two there are, without names."""
     rows = _table(path)
-    if source is None and target is None:
+    if names is None:
         wanted: list[int] = [0, 1]
         width: int | None = 2
-    elif source is not None and source.isdecimal() and (target is None or target.isdecimal()):
-        wanted = [int(name) - 1 for name in (source, target) if name is not None]
+    elif all(name.isdecimal() for name in names):
+        wanted = [int(name) - 1 for name in names]
         width = None
     else:
         first = next(rows, None)
         if first is None:
             return
-        wanted, width = _header(path, first[1], source, target)
+        wanted, width = _header(path, first[1], names)
     for line, cells in rows:
         if cells in ([], [""]):  # a blank line, whatever the number of columns
-            yield line, "", ""
+            yield line, [""] * len(wanted)
             continue
         width = len(cells) if width is None else width
         if len(cells) != width:
@@ -207,16 +243,16 @@ def _columns(path: Path, source: str | None, target: str | None) -> Iterator[Row
         for column in wanted:
             if not 0 <= column < width:
                 raise DataError(f"{path}:{line}: {width} columns, no column {column + 1}")
-        yield line, cells[wanted[0]], cells[wanted[1]] if len(wanted) == 2 else None
+        yield line, [cells[column] for column in wanted]
 
 
-def _header(path: Path, names: Sequence[str], source: str | None, target: str | None) -> tuple[list[int], int]:
-    for name in filter(None, (source, target)):
-        if name not in names:
-            raise DataError(f"{path}:1: no column {name!r} in the header {', '.join(map(repr, names))}")
-        if list(names).count(name) > 1:
-            raise DataError(f"{path}:1: {list(names).count(name)} columns are called {name!r} in the header")
-    return [list(names).index(name) for name in (source, target) if name is not None], len(names)
+def _header(path: Path, header: Sequence[str], names: Sequence[str]) -> tuple[list[int], int]:
+    for name in names:
+        if name not in header:
+            raise DataError(f"{path}:1: no column {name!r} in the header {', '.join(map(repr, header))}")
+        if list(header).count(name) > 1:
+            raise DataError(f"{path}:1: {list(header).count(name)} columns are called {name!r} in the header")
+    return [list(header).index(name) for name in names], len(header)
 
 
 def _table(path: Path) -> Iterator[tuple[int, list[str]]]:

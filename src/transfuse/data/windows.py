@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
 
 Window = tuple[int, int]
 """First place, last + 1."""
@@ -11,7 +14,7 @@ Window = tuple[int, int]
 def windows(n: int, room: int, overlap: int) -> list[Window]:
     """Windows of at most `room` places that cover `n`, each sharing `overlap` with the one before it, but for the last,
     which ends where the places end."""
-    assert 0 <= overlap < room, "a window must go further than the one before it"
+    assert 0 <= 2 * overlap < room, "a place is in two windows at most"
     found = [(0, min(room, n))]
     while found[-1][1] < n:
         first = found[-1][1] - overlap
@@ -19,13 +22,7 @@ def windows(n: int, room: int, overlap: int) -> list[Window]:
     return found
 
 
-def best_window(place: int, spans: Sequence[Window]) -> int:
-    """Which window has `place` furthest from both its ends, the first of equals; an end of the text is no end."""
-    last = spans[-1][1]
-
-    def context(span: Window) -> int:
-        before = last if span[0] == 0 else place - span[0]
-        after = last if span[1] == last else span[1] - 1 - place
-        return min(before, after) if span[0] <= place < span[1] else -1
-
-    return max(range(len(spans)), key=lambda i: context(spans[i]))
+def deciding_windows(places: Sequence[int], spans: Sequence[Window]) -> np.ndarray:
+    """Which window has each place furthest from its ends, the first of equals."""
+    borders = [(one[1] - 1 + other[0]) / 2 for one, other in pairwise(spans)]
+    return np.searchsorted(borders, places)

@@ -138,11 +138,6 @@ class WordPiece:
         """Ids of each text alone."""
         return [found.ids for found in self.backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
-    def words(self, text: str) -> list[tuple[int, int]]:
-        """Where each word of a text stands: what lies between spaces, punctuation marks and Chinese characters each by
-        themselves."""
-        return [place for _, place in self.backend.pre_tokenizer.pre_tokenize_str(text)]
-
     def token(self, piece: int) -> str:
         """The piece with this id."""
         return str(self.backend.id_to_token(piece))
@@ -156,6 +151,12 @@ def _backend(model: models.WordPiece, config: WordPieceConfig) -> tokenizers.Tok
     return backend
 
 
+def word_places(text: str) -> list[tuple[int, int]]:
+    """Where each word of a text stands: what lies between spaces, punctuation marks and Chinese characters each by
+    themselves."""
+    return list(_SPLITTER.encode(text).offsets)
+
+
 def _pieces(encoded: Iterable[tokenizers.Encoding]) -> list[Pieces]:
     return [Pieces(found.ids, found.type_ids, found.offsets, found.word_ids) for found in encoded]
 
@@ -163,3 +164,7 @@ def _pieces(encoded: Iterable[tokenizers.Encoding]) -> list[Pieces]:
 def _words(backend: tokenizers.Tokenizer, text: str) -> list[str]:
     normal = backend.normalizer.normalize_str(text)
     return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]
+
+
+_SPLITTER = _backend(models.WordPiece({UNKNOWN: 0}, unk_token=UNKNOWN), WordPieceConfig(lowercase=False))
+"""Knows no word, so that each is one piece."""

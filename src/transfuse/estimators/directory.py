@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 from transfuse.errors import ModelDirectoryError
 from transfuse.estimators.about import ESTIMATOR, read_about
 from transfuse.estimators.language_model import LanguageModel
+from transfuse.estimators.question_answerer import QuestionAnswerer
 from transfuse.estimators.seq2seq import Seq2Seq
 from transfuse.estimators.text_classifier import TextClassifier
 from transfuse.estimators.text_encoder import TextEncoder
 from transfuse.estimators.text_regressor import TextRegressor
-from transfuse.models.bert import BertConfig
+from transfuse.estimators.token_tagger import TokenTagger
+from transfuse.models.bert import BertConfig, Head
 from transfuse.models.decoder import DecoderConfig
 from transfuse.pretrained.directory import read_config
 from transfuse.pretrained.hub import local_directory
 
-Estimator = Seq2Seq | LanguageModel | TextEncoder | TextClassifier | TextRegressor
+Estimator = Seq2Seq | LanguageModel | TextEncoder | TextClassifier | TextRegressor | TokenTagger | QuestionAnswerer
 
-_ESTIMATORS: dict[str, type[Estimator]] = {
-    kind.__name__: kind for kind in (Seq2Seq, LanguageModel, TextEncoder, TextClassifier, TextRegressor)
-}
+_ESTIMATORS: dict[str, type[Estimator]] = {kind.__name__: kind for kind in get_args(Estimator)}
+
+_OF_HEAD: dict[Head, str] = {"sequence": "TextClassifier", "token": "TokenTagger", "span": "QuestionAnswerer"}
+"""What opens a BERT of other origin; one with another head, or none, is a TextEncoder."""
 
 
 def kind_of(folder: str | Path) -> str:
@@ -30,7 +34,7 @@ def kind_of(folder: str | Path) -> str:
     if not name:
         config = read_config(folder)[1]
         if isinstance(config, BertConfig):
-            name = "TextClassifier" if config.head == "sequence" else "TextEncoder"
+            name = _OF_HEAD.get(config.head, "TextEncoder")
         else:
             name = "LanguageModel" if isinstance(config, DecoderConfig) else "Seq2Seq"
     if name not in _ESTIMATORS:

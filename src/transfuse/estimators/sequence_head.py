@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from transfuse.data.labelled import LabelledDataset
 from transfuse.data.pairs import as_texts
+from transfuse.data.text_files import MAX_CHARACTERS
 from transfuse.data.wordpiece import Pieces
 from transfuse.errors import DataError
 from transfuse.estimators.fine_tuned import FineTuned, divided
@@ -72,15 +73,15 @@ class SequenceHead(FineTuned):
         return found
 
 
-def columns(X: Any, name: str) -> tuple[list[str], list[str] | None]:
+def columns(X: Any, name: str, longest: int = MAX_CHARACTERS) -> tuple[list[str], list[str] | None]:
     """Texts, and the second ones where rows are pairs."""
     if isinstance(X, str | bytes):
-        return as_texts(X, name), None
+        return as_texts(X, name, longest), None
     rows = X.to_numpy() if hasattr(X, "to_numpy") else X if isinstance(X, np.ndarray) else list(X)
     paired = len(rows) > 0 and not isinstance(rows[0], str) and isinstance(rows[0], tuple | list | np.ndarray)
     if not paired:
-        return as_texts(rows, name), None
+        return as_texts(rows, name, longest), None
     for row, pair in enumerate(rows):
         if len(pair) != 2:
             raise DataError(f"{name}[{row}]: {len(pair)} texts; a row is one text or a pair")
-    return as_texts([a for a, _ in rows], name), as_texts([b for _, b in rows], name)
+    return as_texts([a for a, _ in rows], name, longest), as_texts([b for _, b in rows], name, longest)

@@ -125,7 +125,7 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         self._check_settings()
         seed = self._seed()
         documents = [sentences("".join(pieces)) for pieces in as_corpus(X)]
-        learned, judged = _tail(documents, self.validation_fraction)
+        learned, judged = held_out_tail(documents, self.validation_fraction)
         self.tokenizer_ = WordPiece.train(
             (text for parts in learned for text in parts), self.model.vocab_size, self.tokenizer
         )
@@ -299,7 +299,7 @@ def cut(pieces: list[Pieces], longest: int, tokenizer: WordPiece) -> list[Pieces
     return pieces
 
 
-def _tail(documents: list[list[str]], fraction: float) -> tuple[list[list[str]], list[list[str]]]:
+def held_out_tail(documents: list[list[str]], fraction: float) -> tuple[list[list[str]], list[list[str]]]:
     """Documents to learn from, and the last `fraction` of all sentences to judge by; the one that the cut goes through
     is two."""
     n = sum(map(len, documents))

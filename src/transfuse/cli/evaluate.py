@@ -1,0 +1,117 @@
+"""`transfuse evaluate`: a saved model's scores on data it was not trained on."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from transfuse.cli.options import (
+    AsJson,
+    Beams,
+    Data,
+    Device,
+    MismatchedAnswers,
+    ModelDir,
+    SecondColumn,
+    SkipBadRows,
+    SourceColumn,
+    TagColumn,
+    TargetColumn,
+    TokenColumn,
+    one_file,
+    read_labelled,
+    read_pairs,
+    read_questions,
+    read_tags,
+)
+from transfuse.cli.saved import kind_of, load_model, search_of
+from transfuse.errors import ConfigError, DataError
+
+Found = tuple[list[Any], dict[str, Any]]
+"""Scores, and what else there is to say of them."""
+
+USED: dict[str, set[str]] = {
+    "LanguageModel": {"--key"},
+    "Seq2Seq": {"--source", "--target", "--skip-bad-rows", "--metric", "--beams"},
+    "TextClassifier": {"--source", "--second", "--target", "--skip-bad-rows"},
+    "TextRegressor": {"--source", "--second", "--target", "--skip-bad-rows"},
+    "TokenTagger": {"--token-column", "--tag-column"},
+    "QuestionAnswerer": {"--mismatched"},
+}
+"""Options that mean something to each kind of model."""
+
+
+def evaluate(
+    directory: ModelDir,
+    data: Data,
+    source: SourceColumn = None,
+    second: SecondColumn = None,
+    target: TargetColumn = None,
+    skip_bad_rows: SkipBadRows = False,
+    token_column: TokenColumn = 1,
+    tag_column: TagColumn = -1,
+    mismatched: MismatchedAnswers = "refuse",
+    metric: Annotated[
+        list[str] | None, typer.Option(help="bleu, bleu-lc, bleu-char, chrf, rouge, exact; repeatable.")
+    ] = None,
+    key: Annotated[str, typer.Option(help="Key of the text in .jsonl, for a language model.")] = "text",
+    beams: Beams = None,
+    as_json: AsJson = False,
+    device: Device = None,
+) -> None:
+    """Score the model, with signatures, on data like that it was trained on: pairs, text, tagged words, questions."""
+    kind = kind_of(directory)
+    given = {
+        "--source": source,
+        "--second": second,
+        "--target": target,
+        "--skip-bad-rows": skip_bad_rows,
+        "--token-column": token_column != 1,
+        "--tag-column": tag_column != -1,
+        "--mismatched": mismatched != "refuse",
+        "--metric": metric,
+        "--key": key != "text",
+        "--beams": beams,
+    }
+    if kind == "TextEncoder":
+        raise ConfigError(f"{directory} is an encoder: its vectors have no score of their own")
+    idle = [name for name, value in given.items() if value and kind in USED and name not in USED[kind]]
+    if idle:
+        raise ConfigError(f"{', '.join(idle)}: not for a {kind}")
+    scores: list[Any]
+    if kind == "LanguageModel":
+        from transfuse import Corpus
+
+        scores, about = load_model(directory, device).evaluate(Corpus(data, key=key)), {}
+    elif kind in ("TextClassifier", "TextRegressor"):
+        X, labels = read_labelled(data, source, second, target, skip_bad_rows)
+        model = load_model(directory, device)
+        scores, about = model.evaluate(X, [_as_class(model, label) for label in labels]), {"rows": len(X)}
+    elif kind == "TokenTagger":
+        tagged = read_tags(data, token_column, tag_column)
+        scores, about = load_model(directory, device).evaluate(tagged.X, tagged.y), {"rows": len(tagged)}
+    elif kind == "QuestionAnswerer":
+        questions = read_questions(one_file(data), mismatched)
+        scores, about = load_model(directory, device).evaluate(questions.X, questions.y), {"rows": len(questions)}
+    else:
+        pairs = read_pairs(data, source, target, skip_bad_rows)
+        model = load_model(directory, device)
+        model.set_params(search=search_of(model, beams))
+        scores, about = model.evaluate(pairs.sources, pairs.targets, metric or model.metric), {"rows": len(pairs)}
+    if as_json:
+        typer.echo(json.dumps({**about, "scores": [vars(score) for score in scores]}))
+    else:
+        for score in scores:
+            typer.echo(str(score))
+
+
+def _as_class(model: Any, label: str) -> Any:
+    """A cell of a table as one of the model's classes, or a number, as it was when it was learned."""
+    if not hasattr(model, "classes_"):
+        try:
+            return float(label)
+        except ValueError:
+            raise DataError(f"{label!r} is not a number") from None
+    return next((one for one in model.classes_.tolist() if str(one) == label), label)

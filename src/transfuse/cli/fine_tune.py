@@ -1,0 +1,214 @@
+"""`transfuse fit classify`, `tag` and `answer`: BERT with a head for a task, from scratch or from an encoder."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from transfuse.cli.messages import say, stoppable
+from transfuse.cli.options import (
+    Data,
+    Device,
+    MismatchedAnswers,
+    Out,
+    Resume,
+    SecondColumn,
+    Seed,
+    Settings,
+    SkipBadRows,
+    SourceColumn,
+    TagColumn,
+    TargetColumn,
+    TokenColumn,
+    check_ours,
+    one_file,
+    parse_settings,
+    read_labelled,
+    read_questions,
+    read_tags,
+)
+from transfuse.errors import ConfigError, DataError
+
+Start = Annotated[
+    str | None, typer.Option("--from", help="BERT to start from: a directory or hub id. Default: from nothing.")
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Train so often, report the spread, keep the best.")]
+HeldOut = Annotated[Path | None, typer.Option("--validation", help="Held-out rows, as DATA.")]
+HeldOutShare = Annotated[
+    float,
+    typer.Option("--validation-fraction", help="Share of the rows to hold out where --validation is not given."),
+]
+
+MEASURES = ("entity F1", "accuracy", "R²", "F1")
+"""Scores that tell the best of several seeds, each model by the first it has."""
+
+
+def fit_classify(
+    data: Data,
+    out: Out,
+    start: Start = None,
+    validation: HeldOut = None,
+    source: SourceColumn = None,
+    second: SecondColumn = None,
+    target: TargetColumn = None,
+    skip_bad_rows: SkipBadRows = False,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Weigh classes by how rare they are.")] = False,
+    number: Annotated[bool, typer.Option("--number", help="The target is a number, not a class.")] = False,
+    seeds: Seeds = 1,
+    settings: Settings = None,
+    validation_fraction: HeldOutShare = 0.1,
+    seed: Seed = 0,
+    resume: Resume = False,
+    device: Device = None,
+) -> None:
+    """Learn the class, or number (column --target), of texts (column --source) or pairs of texts (and --second)."""
+    if number and balanced:
+        raise ConfigError("--balanced is for classes, and --number is not of classes")
+
+    def read(path: list[Path]) -> tuple[list[Any], list[Any]]:
+        X, labels = read_labelled(path, source, second, target, skip_bad_rows)
+        return X, _numbers(path[0], labels) if number else labels
+
+    X, y = read(data)
+    held = read([validation]) if validation else None
+    from transfuse import TextClassifier, TextRegressor
+
+    say(f"{len(X):,} rows{'' if number else f' in {len(set(y))} classes'}; the model goes to {out}")
+
+    def make(**common: Any) -> TextClassifier | TextRegressor:
+        if number:
+            return TextRegressor(**common)
+        return TextClassifier(class_weight="balanced" if balanced else None, **common)
+
+    common = {"encoder": start, "validation_fraction": validation_fraction, "device": device}
+    _fit(make, common, X, y, held, out=out, seeds=seeds, seed=seed, settings=settings, resume=resume)
+    say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} TABLE")
+
+
+def fit_tag(
+    data: Annotated[list[Path], typer.Argument(help="A CoNLL file (any ending), or a .jsonl; .gz and .xz too.")],
+    out: Out,
+    start: Start = None,
+    validation: HeldOut = None,
+    token_column: TokenColumn = 1,
+    tag_column: TagColumn = -1,
+    scheme: Annotated[str | None, typer.Option(help="bio or bioes: tags to learn. Default: as in DATA.")] = None,
+    seeds: Seeds = 1,
+    settings: Settings = None,
+    validation_fraction: HeldOutShare = 0.1,
+    seed: Seed = 0,
+    resume: Resume = False,
+    device: Device = None,
+) -> None:
+    """Learn a tag for each word, such as those of entities."""
+    tagged = read_tags(data, token_column, tag_column)
+    held = read_tags([validation], token_column, tag_column) if validation else None
+    from transfuse import TokenTagger
+
+    say(f"{len(tagged):,} rows; the model goes to {out}")
+    common = {"encoder": start, "scheme": scheme, "validation_fraction": validation_fraction, "device": device}
+    judged = (held.X, held.y) if held else None
+    _fit(
+        TokenTagger,
+        common,
+        tagged.X,
+        tagged.y,
+        judged,
+        out=out,
+        seeds=seeds,
+        seed=seed,
+        settings=settings,
+        resume=resume,
+    )
+    say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} TAGGED")
+
+
+def fit_answer(
+    data: Annotated[
+        list[Path], typer.Argument(help="A SQuAD file (.json, version 1 or 2), or a .jsonl; .gz and .xz too.")
+    ],
+    out: Out,
+    start: Start = None,
+    validation: HeldOut = None,
+    mismatched: MismatchedAnswers = "refuse",
+    seeds: Seeds = 1,
+    settings: Settings = None,
+    validation_fraction: HeldOutShare = 0.1,
+    seed: Seed = 0,
+    resume: Resume = False,
+    device: Device = None,
+) -> None:
+    """Learn to find answers in texts."""
+    questions = read_questions(one_file(data), mismatched)
+    held = read_questions(validation, mismatched) if validation else None
+    from transfuse import QuestionAnswerer
+
+    say(f"{len(questions):,} questions; the model goes to {out}")
+    common = {"encoder": start, "validation_fraction": validation_fraction, "device": device}
+    judged = (held.X, held.y) if held else None
+    _fit(
+        QuestionAnswerer,
+        common,
+        questions.X,
+        questions.y,
+        judged,
+        out=out,
+        seeds=seeds,
+        seed=seed,
+        settings=settings,
+        resume=resume,
+    )
+    say(f"next: transfuse predict {out} QUESTIONS.json    transfuse evaluate {out} QUESTIONS.json")
+
+
+def _fit(
+    make: Callable[..., Any],
+    common: dict[str, Any],
+    X: list[Any],
+    y: list[Any],
+    held: tuple[list[Any], list[Any]] | None,
+    *,
+    out: Path,
+    seeds: int,
+    seed: int,
+    settings: list[str] | None,
+    resume: bool,
+) -> None:
+    """Train once a seed, keep the model that is best on the held-out rows, and say how far the others are from it."""
+    check_ours(out)
+    models = []
+    for own in range(seed, seed + seeds):
+        folder = out / ("training" if seeds == 1 else f"training-{own}")
+        model = make(**common, run_dir=folder, random_state=own, verbose=True)
+        model.set_params(training=model.default_training)
+        model.set_params(**parse_settings(model, settings or []))
+        with stoppable():
+            model.fit(X, y, validation=held, resume=resume)
+        models.append(model)
+    scores = [{score["name"]: score for score in model.results_["held_out_metrics"]} for model in models]
+    measure = next(name for name in MEASURES if name in scores[0])
+    values = [one[measure]["value"] for one in scores]
+    best = values.index(max(values))
+    models[best].save(out)
+    for score in scores[best].values():
+        say(f"held out: {score['name']} {score['value']:.2f} ({score['signature']})")
+    if seeds > 1:
+        say(
+            f"{seeds} seeds: {measure} {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} "
+            f"({min(values):.2f} to {max(values):.2f}); the best is kept"
+        )
+    typer.echo(str(out))
+
+
+def _numbers(path: Path, labels: list[str]) -> list[float]:
+    found = []
+    for row, label in enumerate(labels):
+        try:
+            found.append(float(label))
+        except ValueError:
+            raise DataError(f"{path}: row {row + 1} of those used: {label!r} is not a number") from None
+    return found

@@ -1,0 +1,74 @@
+"""What models that write no text of their own print: a line of text, or of JSON, for each row."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from transfuse.cli.options import read_questions, read_rows
+from transfuse.cli.saved import load_model
+
+LINE_ENDS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
+
+Line = tuple[str, dict[str, Any]]
+"""As text, and as JSON."""
+
+
+def print_found(
+    directory: Path, data: str, source: str | None, second: str | None, as_json: bool, device: str | None
+) -> None:
+    """What the model says of each row of `data`, one a line."""
+    if data.removesuffix(".gz").removesuffix(".xz").endswith(".json"):
+        rows: list[Any] = read_questions(Path(data), "drop").X
+    else:
+        rows = read_rows(data, source, second)
+    model = load_model(directory, device)
+    for row, (text, record) in zip(rows, _lines(model, rows), strict=True):
+        given = {"source": row} if isinstance(row, str) else {"source": row[0], "second": row[1]}
+        typer.echo(json.dumps({**given, **record}, ensure_ascii=False) if as_json else text)
+
+
+def _lines(model: Any, rows: list[Any]) -> Iterator[Line]:
+    if hasattr(model, "transform"):
+        for vector in model.transform(rows).tolist():
+            yield "\t".join(map(str, vector)), {"vector": vector}
+    elif hasattr(model, "predict_n_best"):
+        for found in model.predict_n_best(rows):
+            yield _one_line(found[0].text), {"answers": [asdict(one) for one in found]}
+    elif hasattr(model, "scheme_"):
+        yield from _tags(model, rows) if model.scheme_ == "plain" else _entities(model, rows)
+    else:
+        yield from _classes(model, rows)
+
+
+def _entities(model: Any, rows: list[str]) -> Iterator[Line]:
+    for found in model.entities(rows):
+        text = "\t".join(f"{one.start}-{one.end} {one.label} {_one_line(one.text)}" for one in found)
+        yield text, {"entities": [asdict(one) for one in found]}
+
+
+def _tags(model: Any, rows: list[str]) -> Iterator[Line]:
+    places = model.words(rows)
+    words = [[text[a:b] for a, b in row] for text, row in zip(rows, places, strict=True)]
+    for row, tags in zip(words, model.predict(words), strict=True):
+        yield "\t".join(f"{word}/{tag}" for word, tag in zip(row, tags, strict=True)), {"tokens": row, "tags": tags}
+
+
+def _classes(model: Any, rows: list[Any]) -> Iterator[Line]:
+    found = model.predict(rows).tolist()
+    if not hasattr(model, "predict_proba"):
+        yield from ((str(one), {"output": one}) for one in found)
+        return
+    names = list(map(str, model.classes_.tolist()))
+    for one, chances in zip(found, model.predict_proba(rows).tolist(), strict=True):
+        yield _one_line(str(one)), {"output": one, "probabilities": dict(zip(names, chances, strict=True))}
+
+
+def _one_line(text: str) -> str:
+    return LINE_ENDS.sub(" ", text)

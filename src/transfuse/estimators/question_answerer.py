@@ -1,0 +1,270 @@
+"""Answers that stand in a text: BERT fine-tuned to say where they begin and end, or that there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from transfuse.config import Config
+from transfuse.data.labelled import LabelledDataset
+from transfuse.data.questions import Answer, as_answers
+from transfuse.data.tags import MOST_CHARACTERS
+from transfuse.data.windows import windows
+from transfuse.data.wordpiece import Pieces, WordPieceConfig
+from transfuse.errors import ConfigError, DataError
+from transfuse.estimators.fine_tuned import FineTuned, divided
+from transfuse.estimators.sequence_head import columns
+from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder
+from transfuse.metrics.answers import answer_scores
+from transfuse.metrics.text_scores import Score
+from transfuse.models.bert import BertConfig, Head
+from transfuse.training.answering import answering_loss, end_logits
+from transfuse.training.config import TrainingConfig
+
+BEST_ENDS = 20
+"""First and last pieces that are paired in each window."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnsweringConfig(Config):
+    """How contexts are read and answers chosen, in pieces: windows of at most `window` with the question, of which each
+    shares `overlap` of the context with the one before, questions cut to `longest_question`, and answers of at most
+    `longest_answer`. No answer is given where "none" scores more than `null_threshold` above the best."""
+
+    window: int = 384
+    overlap: int = 128
+    longest_question: int = 64
+    longest_answer: int = 50
+    null_threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.check_types()
+        self.check_positive("window", "longest_question", "longest_answer")
+        if self.overlap < 0:
+            raise ConfigError(f"overlap={self.overlap} must not be below 0")
+        self.room(self.longest_question)
+
+    def room(self, n_question: int) -> int:
+        """Pieces of the context beside a question of so many. Raises ConfigError if that is not twice the overlap."""
+        room = self.window - n_question - 3
+        if room <= 2 * self.overlap:
+            raise ConfigError(
+                f"window={self.window} leaves {room} pieces beside a question of {n_question}; "
+                f"they must be more than twice overlap={self.overlap}"
+            )
+        return room
+
+
+ANSWERING = AnsweringConfig()
+
+
+@dataclass(frozen=True)
+class FoundAnswer:
+    """An answer: its text, its first character in the context, its last + 1, and its share of the probability among
+    those found. The text is empty, and both places 0, where it says that there is none."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True)
+class _Window:
+    """A question and a part of its context: which row, and the place where the context begins."""
+
+    row: int
+    pieces: Pieces
+    body: int
+
+
+class QuestionAnswerer(FineTuned):
+    """Learns to find the answer to a question in a context.
+
+    `X` holds (question, context) rows, y the right answers of each, (text, first character), none where there is none;
+    the first is learned from, and any is right when judged. Contexts longer than a window are read in several. Whether
+    it may say that there is no answer depends on whether it learned from such questions.
+
+    After `fit`: `unanswerable_`, `model_` (the torch module), `tokenizer_`, `results_` (what the training came to).
+    """
+
+    SETTINGS: ClassVar[dict[str, type[Config]]] = {"tokenizer": WordPieceConfig, "answering": AnsweringConfig}
+    HEAD: ClassVar[Head] = "span"
+    SAID: ClassVar[dict[str, Any]] = {"unanswerable": False}
+
+    def __init__(
+        self,
+        *,
+        encoder: str | Path | TextEncoder | None = None,
+        model: BertConfig = MODEL,
+        tokenizer: WordPieceConfig = TOKENS,
+        answering: AnsweringConfig = ANSWERING,
+        training: TrainingConfig | None = None,
+        validation_fraction: float = 0.1,
+        run_dir: str | Path | None = None,
+        device: str | None = None,
+        random_state: Any = 0,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            encoder=encoder,
+            model=model,
+            tokenizer=tokenizer,
+            training=training,
+            validation_fraction=validation_fraction,
+            run_dir=run_dir,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.answering = answering
+
+    def fit(
+        self,
+        X: Iterable[Sequence[str]],
+        y: Iterable[Any],
+        *,
+        validation: tuple[Iterable[Sequence[str]], Iterable[Any]] | None = None,
+        resume: bool = False,
+    ) -> Self:
+        """Learn from questions and answers; `validation` holds others to judge by, by default those of a share of the
+        contexts.
+
+        Raises DataError naming the row of an answer that does not stand where it says, and for no answer at all.
+        """
+        with self._unchanged_on_failure():
+            self._check_settings()
+            seed = self._seed()
+            rows = _questions(X, "X")
+            answers = as_answers(y, rows, "y")
+            if not any(answers):
+                raise DataError("y has no answer at all; there is nothing to find")
+            if validation is None:
+                sides = divided(len(rows), self.validation_fraction, seed, groups=[context for _, context in rows])
+                learned, held = (([rows[i] for i in side], [answers[i] for i in side]) for side in sides)
+            else:
+                held_rows = _questions(validation[0], "validation[0]")
+                learned = rows, answers
+                held = held_rows, as_answers(validation[1], held_rows, "validation[1]")
+            self.unanswerable_ = not all(learned[1])
+            self._begin((text for row in learned[0] for text in row), 2, seed)
+            if self.answering.window > self.model_.config.max_positions:
+                raise ConfigError(
+                    f"answering.window={self.answering.window} must be at most "
+                    f"max_positions={self.model_.config.max_positions}"
+                )
+            data, judged = (self._dataset(*side) for side in (learned, held))
+            self._fine_tune(data, judged, answering_loss, seed, resume, answering=self.answering.to_dict())
+            self._judge(*held)
+        return self
+
+    def predict(self, X: Iterable[Sequence[str]]) -> np.ndarray:
+        """The best answer to each question, (rows,); an empty text where there is none."""
+        return np.array([found[0].text for found in self.predict_n_best(X, 1)])
+
+    def predict_n_best(self, X: Iterable[Sequence[str]], n: int = 5) -> list[list[FoundAnswer]]:
+        """At most `n` answers to each question, the best first."""
+        check_is_fitted(self, "model_")
+        rows = _questions(X, "X")
+        spans: list[dict[tuple[int, int], float]] = [{} for _ in rows]
+        nothing = np.full(len(rows), np.inf)
+        cut = self._windows(rows)
+        data = LabelledDataset([one.pieces for one in cut], np.zeros((len(cut), 2), np.int64))
+        for batch, logits in self._found(data, end_logits):
+            values = [ends for part in logits for ends in part.double().cpu().numpy()]
+            for i, ends_T2 in zip(batch.sequences.rows, values, strict=True):
+                row = cut[i].row
+                nothing[row] = min(nothing[row], ends_T2[0].sum())
+                for place, value in self._spans(cut[i], ends_T2).items():
+                    spans[row][place] = max(value, spans[row].get(place, -np.inf))
+        return [self._chosen(context, spans[row], float(nothing[row]), n) for row, (_, context) in enumerate(rows)]
+
+    def evaluate(self, X: Iterable[Sequence[str]], y: Iterable[Any]) -> list[Score]:
+        """Exact match and F1, in percent, as the SQuAD script counts them."""
+        rows = _questions(X, "X")
+        wanted = as_answers(y, rows, "y")
+        return answer_scores([[text for text, _ in one] for one in wanted], self.predict(rows).tolist())
+
+    def score(self, X: Iterable[Sequence[str]], y: Iterable[Any]) -> float:
+        """F1, from 0 to 1."""
+        return self.evaluate(X, y)[1].value / 100
+
+    def _windows(self, rows: Sequence[tuple[str, str]]) -> list[_Window]:
+        found = []
+        questions = self.tokenizer_.encode_bare([question for question, _ in rows])
+        contexts = self.tokenizer_.encode_bare([context for _, context in rows])
+        for row, (question, context) in enumerate(zip(questions, contexts, strict=True)):
+            question = question.part(0, self.answering.longest_question)
+            for first, last in windows(len(context), self.answering.room(len(question)), self.answering.overlap):
+                pieces = self.tokenizer_.join(question, context.part(first, last))
+                found.append(_Window(row, pieces, len(question) + 2))
+        return found
+
+    def _dataset(self, rows: Sequence[tuple[str, str]], answers: Sequence[list[Answer]]) -> LabelledDataset:
+        """Windows, with the places of the first and last piece of the answer, or of [CLS] where it is not inside."""
+        cut = self._windows(rows)
+        return LabelledDataset(
+            [one.pieces for one in cut],
+            np.array([_ends(one, answers[one.row][0]) if answers[one.row] else (0, 0) for one in cut], np.int64),
+        )
+
+    def _spans(self, window: _Window, ends_T2: np.ndarray) -> dict[tuple[int, int], float]:
+        """Characters of the window's best answers, and what each scores."""
+        inside = np.arange(window.body, len(window.pieces) - 1)
+        firsts, lasts = (inside[np.argsort(-ends_T2[inside, end])[:BEST_ENDS]] for end in (0, 1))
+        first, last = (grid.ravel() for grid in np.meshgrid(firsts, lasts, indexing="ij"))
+        fits = (first <= last) & (last < first + self.answering.longest_answer)
+        offsets = window.pieces.offsets
+        return {
+            (offsets[a][0], offsets[b][1]): float(ends_T2[a, 0] + ends_T2[b, 1])
+            for a, b in zip(first[fits].tolist(), last[fits].tolist(), strict=True)
+        }
+
+    def _chosen(self, context: str, spans: dict[tuple[int, int], float], nothing: float, n: int) -> list[FoundAnswer]:
+        scored = sorted(((value, place) for place, value in spans.items()), reverse=True)[: max(n, BEST_ENDS)]
+        if self.unanswerable_ or not scored:
+            none = (nothing, (0, 0))
+            wins = not scored or nothing - scored[0][0] > self.answering.null_threshold
+            scored = [none, *scored] if wins else [scored[0], *sorted([*scored[1:], none], reverse=True)]
+        values = np.array([value for value, _ in scored])
+        shares = np.exp(values - values.max())
+        shares /= shares.sum()
+        return [
+            FoundAnswer(context[start:end], start, end, float(share))
+            for (_, (start, end)), share in list(zip(scored, shares, strict=True))[:n]
+        ]
+
+    def _example(self) -> str:
+        return '[("Who came?", "Anna came.")]'
+
+    def _labels(self) -> dict[str, Any]:
+        return {"unanswerable": self.unanswerable_}
+
+    def _take_labels(self, folder: Path, about: dict[str, Any]) -> None:
+        self.unanswerable_ = about["unanswerable"]
+
+
+def _questions(X: Iterable[Any], name: str) -> list[tuple[str, str]]:
+    """Rows of question and context, checked. Raises DataError naming the row."""
+    first, second = columns(X, name, MOST_CHARACTERS)
+    if second is None:
+        raise DataError(f"{name} holds texts; expected rows of a question and a context")
+    return list(zip(first, second, strict=True))
+
+
+def _ends(window: _Window, answer: Answer) -> tuple[int, int]:
+    """Places of the answer's first and last piece in the window, both 0 if it is not all inside."""
+    text, start = answer
+    body = range(window.body, len(window.pieces) - 1)
+    offsets = window.pieces.offsets
+    inside = [place for place in body if offsets[place][1] > start and offsets[place][0] < start + len(text)]
+    if not inside:
+        return 0, 0
+    before, after = offsets[inside[0]][0], offsets[inside[-1]][1]
+    whole = before <= start + len(text) - len(text.lstrip()) and after >= start + len(text.rstrip())
+    return (inside[0], inside[-1]) if whole else (0, 0)
