@@ -9,8 +9,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("house", deadline=None)  # a first call imports, and a busy machine is slow
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="module")

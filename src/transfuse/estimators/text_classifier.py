@@ -72,6 +72,8 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
         with self._unchanged_on_failure():
             self._check_settings()
             labels = np.asarray(y if hasattr(y, "__array__") else list(y))
+            if not len(labels):
+                raise DataError("y is empty; at least 2 rows are needed")
             self.kind_ = "labels" if labels.ndim == 2 else "class"
             if self.kind_ == "labels":
                 self.classes_ = np.arange(labels.shape[1])

@@ -75,6 +75,8 @@ def _numbers(y: Iterable[Any], name: str) -> np.ndarray:
         numbers = np.asarray(y if hasattr(y, "__array__") else list(y), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"{name} must hold numbers ({error})") from error
+    if not len(numbers):
+        raise DataError(f"{name} is empty; at least one row is needed")
     bad = np.flatnonzero(~np.isfinite(numbers.reshape(len(numbers), -1)).all(1))
     if len(bad):
         raise DataError(f"{name}[{bad[0]}] is not a finite number")

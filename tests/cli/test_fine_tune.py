@@ -1,0 +1,118 @@
+"""Pairs, numbers, entities and answers from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from commands import call, failure
+
+SIZES = ["model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.max_positions=48", "model.vocab_size=120"]
+STEPS = ["training.max_steps=4", "training.validate_every=2", "training.batch_tokens=128"]
+SMALL = [word for name in (*SIZES, *STEPS) for word in ("--set", name)]
+WINDOW = [word for name in ("window=40", "overlap=4", "longest_question=16") for word in ("--set", f"answering.{name}")]
+CONTEXT = "Anna lives in Rome."
+
+
+def done(*words: str | Path) -> tuple[str, str]:
+    code, output, messages = call(*words)
+    assert code == 0, messages
+    return output, messages
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("fine")
+    things = ("cat", "horse")
+    rows = [{"a": f"a {a}", "b": f"the {b}", "same": a == b, "n": len(a)} for a in things for b in things]
+    (home / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows * 6))
+    (home / "pairs.csv").write_text('a,b\n"a ""cat"",\nof mine","the cat"\n')
+    (home / "tags.txt").write_text("Anna X B-PER\nleft X O\nRome X B-LOC\n\nBob X B-PER\ncame X O\n\n" * 6)
+    (home / "texts.txt").write_text("Anna left Rome\nBob came\n")
+    qas = [
+        {"id": "1", "question": "Who lives?", "answers": [{"text": "Anna", "answer_start": 0}]},
+        {"id": "2", "question": "Where?", "answers": [{"text": "Rome", "answer_start": 14}]},
+        {"id": "3", "question": "Why?", "answers": [], "is_impossible": True},
+    ]
+    (home / "squad.json").write_text(json.dumps({"data": [{"paragraphs": [{"context": CONTEXT, "qas": qas}] * 4}]}))
+    (home / "questions.tsv").write_text(f"question\tcontext\nWho?\t{CONTEXT}\n")
+    return home
+
+
+def test_pairs_and_numbers(home: Path) -> None:
+    columns = ["--source", "a", "--second", "b"]
+    words = ["fit", "classify", home / "pairs.jsonl", *columns, *SMALL]
+    output, messages = done(*words, "--target", "same", "--out", home / "same")
+    assert output == f"{home / 'same'}\n" and "24 rows in 2 classes" in messages
+    output, _ = done("predict", home / "same", home / "pairs.csv", *columns, "--json")
+    record = json.loads(output)
+    assert record["source"] == 'a "cat",\nof mine' and record["second"] == "the cat"
+    assert set(record["probabilities"]) == {"False", "True"}
+    scores, _ = done("evaluate", home / "same", home / "pairs.jsonl", *columns, "--target", "same", "--json")
+    assert json.loads(scores)["rows"] == 24
+    done(*words, "--target", "n", "--number", "--out", home / "number")
+    output, _ = done("predict", home / "number", home / "pairs.csv", *columns)
+    float(output)
+    code, last = failure(*words, "--target", "a", "--number", "--out", home / "never")
+    assert code == 2 and "'a cat' is not a number" in last
+
+
+def test_entities(home: Path) -> None:
+    words = ["fit", "tag", home / "tags.txt", "--scheme", "bioes", *SMALL]
+    output, messages = done(*words, "--out", home / "tagger", "--seeds", "2", "--validation", home / "tags.txt")
+    assert output == f"{home / 'tagger'}\n" and "2 seeds: entity F1" in messages
+    output, _ = done("predict", home / "tagger", home / "texts.txt")
+    assert len(output.splitlines()) == 2
+    output, _ = done("predict", home / "tagger", home / "texts.txt", "--json")
+    assert json.loads(output.splitlines()[0])["source"] == "Anna left Rome"
+    scores, _ = done("evaluate", home / "tagger", home / "tags.txt", "--json")
+    assert [one["name"] for one in json.loads(scores)["scores"]] == ["entity F1", "precision", "recall"]
+    code, last = failure("fit", "tag", home / "tags.txt", "--tag-column", "2", *SMALL, "--out", home / "never")
+    assert code == 2 and "y has 1 tag ('X')" in last
+    code, last = failure(*words, "--tag-column", "7", "--out", home / "never")
+    assert code == 2 and "tags.txt:1: 3 columns" in last
+
+
+def test_tags_that_are_no_entities(home: Path) -> None:
+    (home / "kinds.jsonl").write_text(
+        '{"tokens": ["Anna", "left"], "tags": ["name", "verb"]}\n{"tokens": ["Bob"], "tags": ["name"]}\n' * 6
+    )
+    done("fit", "tag", home / "kinds.jsonl", *SMALL, "--out", home / "kinds")
+    output, _ = done("predict", home / "kinds", home / "texts.txt")
+    assert [cell.split("/")[0] for cell in output.splitlines()[1].split("\t")] == ["Bob", "came"]
+
+
+def test_answers(home: Path) -> None:
+    words = ["fit", "answer", home / "squad.json", *SMALL, *WINDOW]
+    output, messages = done(*words, "--out", home / "answers")
+    assert output == f"{home / 'answers'}\n" and "held out: exact match" in messages
+    output, _ = done("predict", home / "answers", home / "squad.json", "--json")
+    record = json.loads(output.splitlines()[0])
+    assert record["source"] == "Who lives?" and record["second"] == CONTEXT and len(record["answers"]) == 5
+    output, _ = done("predict", home / "answers", home / "questions.tsv", "--source", "question", "--second", "context")
+    assert output.strip() in CONTEXT
+    scores, _ = done("evaluate", home / "answers", home / "squad.json", "--json")
+    assert json.loads(scores)["rows"] == 12
+    moved = home / "moved.json"
+    moved.write_text((home / "squad.json").read_text().replace('"answer_start": 14', '"answer_start": 13'))
+    code, last = failure("fit", "answer", moved, *SMALL, *WINDOW, "--out", home / "never")
+    assert code == 2 and "the answer is 'Rome', but the context has ' Rom' at character 13" in last
+    _, messages = done("evaluate", home / "answers", moved, "--mismatched", "find")
+    assert "0 answers left out and 4 moved" in messages
+    code, last = failure("evaluate", home / "answers", home / "squad.json", "--metric", "bleu")
+    assert code == 2 and "--metric: not for a QuestionAnswerer" in last
+    code, last = failure("predict", home / "answers", home / "texts.txt")
+    assert code == 2 and "rows of a question and a context" in last
+
+
+def test_what_next_sentence_bought(home: Path) -> None:
+    (home / "story.txt").write_text(
+        "The cat saw the oak. It sat there. The oak was old. Anna came home. She left.\n" * 30
+    )
+    words = ["fit", "encode", home / "story.txt", "--context", "24", *SMALL]
+    _, messages = done(*words, "--ablate-nsp", "--out", home / "encoder")
+    assert "hidden words guessed: " in messages and "with next-sentence prediction" in messages
+    code, last = failure(*words, "--ablate-nsp", "--set", "masking.next_sentence=false", "--out", home / "never")
+    assert code == 2 and "nothing to take away" in last

@@ -1,0 +1,153 @@
+"""`QuestionAnswerer`: answers found, refused and ranked, windows, directories, and what cannot be learned."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+
+import transfuse
+from transfuse import AnsweringConfig, BertConfig, ConfigError, DataError, QuestionAnswerer, TrainingConfig
+
+TINY = BertConfig(
+    vocab_size=200, d_model=32, n_layers=1, n_heads=4, max_positions=64, dropout=0.0, attention_dropout=0.0
+)
+TRAINING = TrainingConfig(
+    epochs=60, learning_rate=5e-3, warmup_steps=5, schedule="cosine", batch_tokens=256, validate_every=50,
+    label_smoothing=0.0, average=1,
+)  # fmt: skip
+ANSWERING = AnsweringConfig(window=40, overlap=4, longest_question=16)
+X: list[tuple[str, str]] = []
+Y: list[list[tuple[str, int]]] = []
+for who, where in product(("Anna", "Bob", "Cleo"), ("Rome", "Oslo", "北京")):
+    context = f"{who} lives in {where} now."
+    X += [(f"Where does {who} live?", context), (f"Who lives in {where}?", context), (f"What does {who} eat?", context)]
+    Y += [[(where, context.index(where))], [(who, 0)], []]
+
+
+def make(**changes: object) -> QuestionAnswerer:
+    return QuestionAnswerer(**{"model": TINY, "training": TRAINING, "answering": ANSWERING, **changes})  # type: ignore[arg-type]
+
+
+SHORT = TRAINING.replace(max_steps=2)
+
+
+@pytest.fixture(scope="module")
+def fitted() -> QuestionAnswerer:
+    return make().fit(X, Y)
+
+
+def test_answers_are_found_and_refused(fitted: QuestionAnswerer) -> None:
+    assert fitted.unanswerable_ and fitted.score(X, Y) > 0.9
+    assert fitted.predict(X[:3]).tolist() == ["Rome", "Anna", ""]
+    assert [score.name for score in fitted.evaluate(X, Y)] == ["exact match", "F1"]
+    for row, found in enumerate(fitted.predict_n_best(X, 4)):
+        assert len(found) == 4 and sum(one.score for one in found) <= 1 + 1e-9
+        assert all(X[row][1][one.start : one.end] == one.text for one in found)
+        assert len({(one.start, one.end) for one in found}) == 4
+
+
+def test_no_answer_is_given_only_where_it_was_learned_and_wins(fitted: QuestionAnswerer) -> None:
+    answerable = [i for i, one in enumerate(Y) if one]
+    sure = make(training=SHORT).fit([X[i] for i in answerable], [Y[i] for i in answerable])
+    assert not sure.unanswerable_ and all(sure.predict(X))
+    assert all(one.text for found in sure.predict_n_best(X, 5) for one in found)
+    never = clone(fitted).set_params(answering__null_threshold=1e9)
+    never.__dict__ |= {name: value for name, value in vars(fitted).items() if name.endswith("_")}
+    assert all(never.predict(X))
+    never.set_params(answering__null_threshold=-1e9)
+    assert not any(never.predict(X))
+
+
+def test_long_contexts_are_read_in_windows(fitted: QuestionAnswerer) -> None:
+    filling = "now lives now. " * 40
+    context = filling + X[0][1]
+    (best, *_) = fitted.predict_n_best([(X[0][0], context)], 3)[0]
+    assert best.start >= len(filling) and best.text == context[best.start : best.end]
+    rows = [(question, "now. " * 30 + text) for question, text in X]
+    answers = [[(text, start + len("now. " * 30)) for text, start in one] for one in Y]
+    assert make(training=TRAINING.replace(max_steps=150)).fit(rows, answers).score(rows, answers) > 0.5
+
+
+def test_a_row_does_not_depend_on_the_rows_beside_it(fitted: QuestionAnswerer) -> None:
+    together = fitted.predict_n_best(X, 3)
+    for row in (0, 2, 7):
+        (alone,) = fitted.predict_n_best([X[row]], 3)
+        assert [one.text for one in alone] == [one.text for one in together[row]]
+        np.testing.assert_allclose([one.score for one in alone], [one.score for one in together[row]], rtol=1e-4)
+
+
+def test_the_best_pair_is_that_of_all_pairs(fitted: QuestionAnswerer) -> None:
+    pieces = fitted.tokenizer_.encode(*map(list, zip(*X, strict=True)))
+    for row in (0, 1, 4):
+        one = pieces[row]
+        with torch.inference_mode():
+            x = fitted.model_(torch.tensor([one.ids]), None, torch.tensor([one.segments]))
+            first, last = fitted.model_.label_logits(x)[0].T.tolist()
+        inside = [
+            i
+            for i, (segment, word) in enumerate(zip(one.segments, one.words, strict=True))
+            if segment and word is not None
+        ]
+        scored = [
+            (first[a] + last[b], (one.offsets[a][0], one.offsets[b][1])) for a in inside for b in inside if a <= b
+        ]
+        value, (start, end) = max(scored)
+        expected = "" if first[0] + last[0] > value else X[row][1][start:end]
+        assert fitted.predict([X[row]])[0] == expected
+
+
+@pytest.mark.usefixtures("quiet_transformers")
+def test_a_directory_there_and_back(fitted: QuestionAnswerer, tmp_path: Path) -> None:
+    from transformers import AutoModelForQuestionAnswering
+
+    fitted.save(tmp_path)
+    again = transfuse.load(tmp_path)
+    assert isinstance(again, QuestionAnswerer) and again.answering == ANSWERING
+    assert again.predict_n_best(X) == fitted.predict_n_best(X)
+    theirs = AutoModelForQuestionAnswering.from_pretrained(tmp_path).eval()
+    one = fitted.tokenizer_.encode([X[0][0]], [X[0][1]])[0]
+    ids, segments = torch.tensor([one.ids]), torch.tensor([one.segments])
+    with torch.inference_mode():
+        found = theirs(input_ids=ids, token_type_ids=segments)
+        own = fitted.model_.label_logits(fitted.model_(ids, None, segments))
+    torch.testing.assert_close(own, torch.stack([found.start_logits, found.end_logits], -1), rtol=1e-4, atol=1e-5)
+    (tmp_path / "transfuse.json").unlink()
+    other = transfuse.load(tmp_path)
+    assert (
+        isinstance(other, QuestionAnswerer)
+        and not other.unanswerable_
+        and other.predict(X[:2]).tolist() == ["Rome", "Anna"]
+    )
+
+
+def test_the_contract(fitted: QuestionAnswerer) -> None:
+    assert clone(fitted).get_params(deep=False) == fitted.get_params(deep=False)
+    assert len(cross_val_score(make(training=SHORT), X, Y, cv=2)) == 2
+    search = GridSearchCV(make(training=SHORT), {"answering__longest_answer": [2, 9]}, cv=2).fit(X, Y)
+    assert search.best_params_["answering__longest_answer"] in (2, 9)
+
+
+def test_whole_contexts_are_held_out() -> None:
+    model = make(training=SHORT, validation_fraction=0.34).fit(X, Y)
+    assert model.results_["held_out_rows"] % 3 == 0  # three questions a context
+
+
+def test_what_cannot_be_learned(fitted: QuestionAnswerer) -> None:
+    with pytest.raises(DataError, match="no answer at all"):
+        make().fit(X, [[] for _ in X])
+    with pytest.raises(DataError, match=r"y\[0\]: the answer is 'Rome', but the context has 'ives' at character 6"):
+        make().fit(X[:2], [[("Rome", 6)], [("Anna", 0)]])
+    with pytest.raises(DataError, match="X holds texts; expected rows of a question and a context"):
+        make().fit(["a", "b"], [[], []])
+    with pytest.raises(DataError, match=r"X\[1\]"):
+        fitted.predict([("Who?", "Anna"), ("Who?", " ")])
+    with pytest.raises(ConfigError, match=r"answering\.window=384 must be at most max_positions=64"):
+        make(answering=AnsweringConfig()).fit(X, Y)
+    with pytest.raises(ConfigError, match="more than twice overlap=20"):
+        AnsweringConfig(window=60, overlap=20, longest_question=20)
