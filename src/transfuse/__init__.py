@@ -24,6 +24,7 @@ _HOMES = {
     "Entity": "transfuse.estimators.token_tagger",
     "FoundAnswer": "transfuse.estimators.question_answerer",
     "GenerationError": "transfuse.errors",
+    "Importance": "transfuse.reports.importance",
     "Inspection": "transfuse.reports.inspection",
     "LanguageModel": "transfuse.estimators.language_model",
     "Loop": "transfuse.generation.loops",
@@ -55,6 +56,7 @@ _HOMES = {
     "ablate_next_sentence": "transfuse.estimators.ablation",
     "compare": "transfuse.reports.compare",
     "expand_heads": "transfuse.estimators.regroup",
+    "forest_importance": "transfuse.reports.forest",
     "inspect": "transfuse.reports.inspection",
     "kind_of": "transfuse.estimators.directory",
     "load": "transfuse.estimators.directory",
@@ -62,8 +64,10 @@ _HOMES = {
     "read_pairs": "transfuse.data.pairs",
     "read_questions": "transfuse.data.questions",
     "read_sources": "transfuse.data.pairs",
+    "read_table": "transfuse.data.tables",
     "read_tags": "transfuse.data.tags",
     "regroup": "transfuse.estimators.regroup",
+    "tree_importance": "transfuse.reports.importance",
     "uptrain": "transfuse.estimators.regroup",
 }
 
@@ -81,6 +85,7 @@ __all__ = [
     "Entity",
     "FoundAnswer",
     "GenerationError",
+    "Importance",
     "Inspection",
     "LanguageModel",
     "Loop",
@@ -112,6 +117,7 @@ __all__ = [
     "ablate_next_sentence",
     "compare",
     "expand_heads",
+    "forest_importance",
     "inspect",
     "kind_of",
     "load",
@@ -119,8 +125,10 @@ __all__ = [
     "read_pairs",
     "read_questions",
     "read_sources",
+    "read_table",
     "read_tags",
     "regroup",
+    "tree_importance",
     "uptrain",
 ]
 
@@ -129,6 +137,7 @@ if TYPE_CHECKING:
     from transfuse.data.masking import MaskingConfig
     from transfuse.data.pairs import Pairs, read_columns, read_pairs, read_sources
     from transfuse.data.questions import Questions, read_questions
+    from transfuse.data.tables import read_table
     from transfuse.data.tags import Tagged, read_tags
     from transfuse.data.tokenizer import TokenizerConfig
     from transfuse.data.wordpiece import WordPieceConfig
@@ -164,6 +173,8 @@ if TYPE_CHECKING:
     from transfuse.models.seq2seq import Seq2SeqConfig
     from transfuse.reports.compare import compare
     from transfuse.reports.comparison import Comparison
+    from transfuse.reports.forest import forest_importance
+    from transfuse.reports.importance import Importance, tree_importance
     from transfuse.reports.inspection import Inspection, inspect
     from transfuse.training.config import TrainingConfig
     from transfuse.training.distillation import DistillationConfig

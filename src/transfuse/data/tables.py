@@ -1,0 +1,61 @@
+"""Tables from CSV and TSV files, as pandas frames."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+
+from transfuse.data.text_files import read_lines, suffix_of
+from transfuse.errors import DataError
+
+MISSING = ["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
+"""Cells that hold nothing."""
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A .csv or .tsv file with a header, .gz and .xz too; numbers where a whole column is of them, text otherwise.
+
+    Raises DataError naming file, line and rule: no rows, rows of another width, unnamed or equally named columns.
+    """
+    path = Path(path)
+    if suffix_of(path) not in (".csv", ".tsv"):
+        raise DataError(f"{path}: cannot tell the format; end the name in .csv or .tsv (and .gz or .xz)")
+    lines = (line + "\n" for line in read_lines(path))
+    if suffix_of(path) == ".csv":
+        reader = csv.reader(lines, strict=True)
+    else:
+        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    rows: list[list[str]] = []
+    try:
+        header = next(reader, [])
+        _check_header(path, header)
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise DataError(f"{path}:{reader.line_num}: {len(cells)} columns, but the header has {len(header)}")
+            rows.append(cells)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: {error}") from error
+    if not rows:
+        raise DataError(f"{path}: no rows in it")
+    frame = pd.DataFrame(rows, columns=header)
+    return frame.apply(_typed)
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if not header:
+        raise DataError(f"{path}: empty; a table begins with the names of its columns")
+    for place, name in enumerate(header, start=1):
+        if not name.strip():
+            raise DataError(f"{path}:1: column {place} has no name")
+        if header.index(name) != place - 1:
+            raise DataError(f"{path}:1: two columns are called {name!r}")
+
+
+def _typed(column: pd.Series) -> pd.Series:
+    known = column.str.strip().mask(column.str.strip().isin(MISSING))
+    numbers = pd.to_numeric(known, errors="coerce")
+    return numbers if (numbers.notna() == known.notna()).all() and known.notna().any() else known

@@ -1,0 +1,282 @@
+"""Which features matter to a tree ensemble: by what its splits decrease, by shuffling, and by leaving out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+from sklearn.utils import check_random_state
+
+from transfuse.errors import ConfigError, DataError
+from transfuse.reports.seen_trees import SeenTrees, chance_of, scorer_of
+from transfuse.trees.decrease import rows_decrease, training_decrease
+from transfuse.trees.permutation import correlated_groups, group_losses, permutation_losses, shuffles
+from transfuse.trees.read import read_trees
+from transfuse.trees.walk import summed
+
+MANY_VALUES = 0.2
+"""Share of the rows above which a column's number of distinct values is called high."""
+
+
+@dataclass(frozen=True)
+class Importance:
+    """`table` has a row a feature, the most important first; `score` is the model's on the held-out rows and `chance`
+    that of a model that knows only how y is distributed, both by `scoring`; `sentences` say what to make of it.
+
+    Columns of the table: `gini` and `information`, or `variance`, each `_train` (shares of 1), `_held_out` and, for
+    forests with bootstrap, `_oob`: what is left of them on rows not learned from, in the same unit; below zero, splits
+    on the feature made predictions worse. `splits`, `gain` (as the library adds it up), `permutation` and
+    `permutation_std`, `group` and `group_permutation` where columns are correlated, `dropped` where asked.
+    """
+
+    table: pd.DataFrame
+    score: float
+    chance: float
+    scoring: str
+    n_rows: int
+    sentences: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON has it; what is missing is None."""
+        rows = self.table.reset_index().astype(object).where(self.table.reset_index().notna(), None)
+        return {
+            "score": self.score,
+            "chance": self.chance,
+            "scoring": self.scoring,
+            "rows": self.n_rows,
+            "features": rows.to_dict("records"),
+            "sentences": self.sentences,
+        }
+
+    def to_text(self) -> str:
+        """The table and the sentences."""
+        return "\n".join(
+            [self.table.to_string(float_format=lambda value: f"{value:.4f}", na_rep=""), "", *self.sentences]
+        )
+
+    def save_picture(self, path: str | Path, most: int = 20) -> None:
+        """Draw the `most` important features: on training rows, on held-out rows, and by permutation."""
+        from matplotlib.figure import Figure
+
+        shown = self.table.head(most).iloc[::-1]
+        places = np.arange(len(shown))
+        figure = Figure(figsize=(9, 1.2 + 0.32 * len(shown)), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True)
+        measure = "gini" if "gini_train" in shown else "variance"
+        left.barh(places + 0.2, shown[f"{measure}_train"], 0.4, label="training rows", color="#b8b8b8")
+        left.barh(places - 0.2, shown[f"{measure}_held_out"], 0.4, label="held-out rows", color="#2a6f97")
+        left.set(title=f"{measure} importance", yticks=places, yticklabels=[str(name) for name in shown.index])
+        left.legend(fontsize=8)
+        right.barh(places, shown["permutation"], 0.6, xerr=shown["permutation_std"], color="#2a6f97")
+        right.set(title=f"{self.scoring} lost when shuffled (held-out rows)")
+        for panel in (left, right):
+            panel.axvline(0, color="black", linewidth=0.6)
+        figure.savefig(path, dpi=120)
+
+
+def tree_importance(
+    model: Any,
+    X: Any,
+    y: Any,
+    *,
+    X_train: Any = None,
+    y_train: Any = None,
+    sample_weight: Any = None,
+    scoring: str | None = None,
+    n_repeats: int = 5,
+    correlated: float = 0.7,
+    drop: bool = False,
+    noise: int = 0,
+    random_state: Any = 0,
+) -> Importance:
+    """How much each feature of held-out rows `X`, `y` matters to a fitted tree ensemble.
+
+    `model` is a tree, random forest, extra trees, gradient boosting or histogram gradient boosting of scikit-learn, or
+    one of XGBoost or LightGBM. Boosted ones need their training rows, which also give out-of-bag figures and are what
+    `drop` (refit without each column) and `noise` (refit beside so many columns of noise) learn from. `sample_weight`
+    is of the training rows. `scoring` is as in scikit-learn, by default accuracy or R²; columns whose rank correlation
+    is at least `correlated` are also shuffled together. None of these figures says what causes y.
+
+    Raises DataError for tables without the model's columns, with equally named or non-numeric ones, and for y that does
+    not fit; ConfigError for settings that contradict each other.
+    """
+    if n_repeats < 1 or noise < 0 or not 0 < correlated <= 1:
+        raise ConfigError(f"n_repeats={n_repeats}, noise={noise}, correlated={correlated}: at least 1, 0 and above 0")
+    if (noise or drop) and X_train is None:
+        raise ConfigError("noise and drop fit the model again, which needs X_train and y_train")
+    X, y = _table(X, "X", model), np.asarray(y)
+    if len(X) != len(y):
+        raise DataError(f"X has {len(X)} rows and y has {len(y)}; they must be equally many")
+    train = None if X_train is None else (_table(X_train, "X_train", model), np.asarray(y_train))
+    draw = check_random_state(random_state)
+    seed = int(draw.randint(np.iinfo(np.int32).max + 1))
+    if noise and train is not None:
+        extra = np.random.default_rng(seed)
+        X, wider = _with_noise(X, noise, extra), _with_noise(train[0], noise, extra)
+        train = wider, train[1]
+        model = _refitted(model, *train, sample_weight)
+    seen = SeenTrees(model, train, sample_weight)
+    table = _decreases(seen, X, y)
+    score, losses, groups = _shuffled(seen, X, y, scoring, n_repeats, seed, correlated, table)
+    table["permutation"], table["permutation_std"] = losses.mean(1), losses.std(1)
+    if drop and train is not None:
+        table["dropped"] = _dropped(seen, X, y, scoring, score)
+    name = scoring or seen.scoring
+    table = table.sort_values("permutation", ascending=False, kind="stable")
+    chance = chance_of(seen, y, scoring)
+    sentences = _sentences(table, X, score, chance, name, groups, [str(c) for c in X.columns][len(X.columns) - noise :])
+    return Importance(table, score, chance, name, len(X), sentences)
+
+
+def _table(X: Any, name: str, model: Any) -> pd.DataFrame:
+    """A frame in the model's order of columns, checked."""
+    frame = X if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X))
+    if frame.empty:
+        raise DataError(f"{name} is empty; at least one row and one column are needed")
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"{name}: two columns are called {twice[0]!r}")
+    known = getattr(model, "feature_names_in_", None)
+    if known is not None and isinstance(X, pd.DataFrame):
+        missing = [column for column in known if column not in frame.columns]
+        if missing:
+            raise DataError(f"{name}: no column {missing[0]!r}, which the model learned from")
+        frame = frame[list(known)]  # in its order, without what it never saw
+    elif frame.shape[1] != (n := getattr(model, "n_features_in_", frame.shape[1])):
+        raise DataError(f"{name} has {frame.shape[1]} columns, but the model learned from {n}")
+    for column in frame.columns:
+        kind = frame[column].dtype
+        if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind) or str(kind) == "category"):
+            raise DataError(f"{name}: column {column!r} holds {kind}, expected numbers; encode it as for the model")
+    return frame
+
+
+def _with_noise(X: pd.DataFrame, n: int, draw: np.random.Generator) -> pd.DataFrame:
+    """The table with columns of noise: one of normal numbers, then integers of 2, 10, 50, … values."""
+    columns = {"noise 1": draw.normal(size=len(X))}
+    for i in range(1, n):
+        columns[f"noise {i + 1}"] = draw.integers(0, 2 * 5 ** (i - 1), len(X)).astype(np.float64)
+    return pd.concat([X, pd.DataFrame(columns, index=X.index)], axis=1)
+
+
+def _refitted(model: Any, X: pd.DataFrame, y: np.ndarray, weight: Any) -> Any:
+    rows = X if hasattr(model, "feature_names_in_") else X.to_numpy()
+    return clone(model).fit(rows, y, **({} if weight is None else {"sample_weight": weight}))
+
+
+def _decreases(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray) -> pd.DataFrame:
+    trees, each = seen.ensemble.trees, seen.ensemble.is_forest
+    target = seen.target(y, "y")
+    found: dict[str, np.ndarray] = {}
+    held = rows_decrease(trees, seen.learned, seen.rows(X), target, each=each)
+    bag: dict[Any, np.ndarray] = {}
+    if seen.bags is not None and seen.train is not None:
+        rows, own = seen.rows(seen.train[0]), seen.target(seen.train[1], "y_train")
+        bag = rows_decrease(trees, seen.learned, rows, own, each=each, weights=(seen.bags == 0).astype(np.float64))
+    for measure in target.measures:
+        found[f"{measure}_train"] = training_decrease(trees, seen.learned, measure, each=each)
+        found[f"{measure}_held_out"] = held[measure]
+        if bag:
+            found[f"{measure}_oob"] = bag[measure]
+    found["splits"] = trees.per_feature(np.ones(len(trees.feature))).astype(int)
+    found["gain"] = trees.per_feature(trees.gain)
+    return pd.DataFrame(found, index=pd.Index(X.columns, name="feature"))
+
+
+def _shuffled(
+    seen: SeenTrees,
+    X: pd.DataFrame,
+    y: np.ndarray,
+    scoring: str | None,
+    n_repeats: int,
+    seed: int,
+    correlated: float,
+    table: pd.DataFrame,
+) -> tuple[float, np.ndarray, list[list[str]]]:
+    """The score, losses by column and repeat, and groups of correlated columns, whose own losses go into the table."""
+    rows = seen.rows(X)
+    score = scorer_of(seen, X, y, scoring, rows)
+    trees = seen.ensemble.trees
+    orders = shuffles(len(X), n_repeats, seed)
+    losses = permutation_losses(trees, rows, score, orders)
+    groups = correlated_groups(rows, correlated)
+    if groups:
+        together = group_losses(trees, rows, score, orders, groups)
+        table["group"] = pd.array([None] * len(table), dtype="Int64")
+        table["group_permutation"] = table["group_permutation_std"] = np.nan
+        for number, (group, values) in enumerate(zip(groups, together, strict=True), start=1):
+            own = table.index[group]
+            table.loc[own, "group"] = number
+            table.loc[own, "group_permutation"], table.loc[own, "group_permutation_std"] = values.mean(), values.std()
+    names = [[str(X.columns[column]) for column in group] for group in groups]
+    return score(summed(trees, rows)), losses, names
+
+
+def _dropped(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray, scoring: str | None, score: float) -> list[float]:
+    """What the score loses when the model never had the column."""
+    assert seen.train is not None
+    if X.shape[1] < 2:
+        raise ConfigError("drop=True with one column leaves nothing to learn from")
+    found = []
+    for column in X.columns:
+        model = _refitted(seen.model, seen.train[0].drop(columns=column), seen.train[1], seen.weight)
+        rest = X.drop(columns=column)
+        one = SeenTrees(model, None, None) if read_trees(model).trees.learned else None
+        other = one or SeenTrees(model, (seen.train[0].drop(columns=column), seen.train[1]), seen.weight)
+        rows = other.rows(rest)
+        found.append(score - scorer_of(other, rest, y, scoring, rows)(summed(other.ensemble.trees, rows)))
+    return found
+
+
+def _sentences(
+    table: pd.DataFrame,
+    X: pd.DataFrame,
+    score: float,
+    chance: float,
+    scoring: str,
+    groups: Sequence[Sequence[str]],
+    noise: Sequence[str],
+) -> list[str]:
+    measure = "gini" if "gini_train" in table else "variance"
+    found = [
+        f"The model scores {scoring} {score:.4f} on {len(X):,} held-out rows; one that knows no feature {chance:.4f}."
+    ]
+    if score <= chance:
+        found.append("It predicts no better than that, so none of these figures means anything.")
+    used = table.index[table["splits"] > 0]
+    lost = [name for name in used if table.loc[name, f"{measure}_held_out"] <= 0]
+    if lost:
+        found.append(f"Importance on training rows does not survive on held-out rows: {_listed(lost)}.")
+    unused = table.index[table["splits"] == 0]
+    if len(unused):
+        found.append(f"Never used: {_listed(unused)}.")
+    distinct = X.nunique()
+    many = [name for name in used if distinct[name] > MANY_VALUES * len(X) and distinct[name] > 20]
+    if many and len(many) < len(used):
+        found.append(f"Impurity favours columns of many values, on training rows above all: {_listed(many)}.")
+    ranks = pd.DataFrame({name: table[name].rank(ascending=False) for name in (f"{measure}_train", "permutation")})
+    apart = (ranks[f"{measure}_train"] - ranks["permutation"]).abs()
+    if len(table) > 2 and apart.max() > max(1, len(table) / 4):
+        place = int(apart.to_numpy().argmax())
+        by_training, by_shuffling = (int(rank) for rank in ranks.iloc[place])
+        found.append(
+            f"The measures disagree most on {table.index[place]}: {by_training} of {len(table)} by {measure} on "
+            f"training rows, {by_shuffling} by permutation."
+        )
+    for number, group in enumerate(groups, start=1):
+        found.append(f"Correlated, so that each hides what the others know (group {number}): {_listed(group)}.")
+    if len(noise):
+        border = table.loc[list(noise), "permutation"].max()
+        idle = [name for name in table.index if name not in set(noise) and table.loc[name, "permutation"] <= border]
+        found.append(f"No better than noise by permutation: {_listed(idle) if idle else 'none'}.")
+    return found
+
+
+def _listed(names: Any) -> str:
+    listed = [str(name) for name in names]
+    return ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")

@@ -1,0 +1,184 @@
+"""A tree ensemble with what it learned from, and its score when its trees say something else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.metrics import get_scorer
+
+from transfuse.errors import ConfigError, DataError
+from transfuse.trees.decrease import Target, learned_from
+from transfuse.trees.ensemble import Learned
+from transfuse.trees.permutation import Scorer
+from transfuse.trees.read import Ensemble, read_trees
+from transfuse.trees.walk import summed
+
+
+class SeenTrees:
+    """A model, its trees, and what they learned."""
+
+    def __init__(self, model: Any, train: tuple[pd.DataFrame, np.ndarray] | None, weight: Any) -> None:
+        self.model, self.train = model, train
+        self.weight = None if weight is None else np.asarray(weight, np.float64)
+        self.ensemble: Ensemble = read_trees(model)
+        self.of_classes = hasattr(model, "classes_")
+        self.bags = _bags(model, len(train[0])) if train is not None and self.ensemble.is_forest else None
+        self.learned = self.ensemble.trees.learned or self._learned()
+
+    @property
+    def scoring(self) -> str:
+        """What it is scored by without another wish."""
+        return "accuracy" if self.of_classes else "r2"
+
+    def rows(self, X: pd.DataFrame) -> np.ndarray:
+        """A table as the numbers that the trees compare."""
+        return self.ensemble.encode(X if hasattr(self.model, "feature_names_in_") else X.to_numpy())
+
+    def target(self, y: np.ndarray, name: str) -> Target:
+        """What rows are judged by. Raises DataError for a class the model does not know or what is not a number."""
+        columns = y.reshape(len(y), -1)
+        if not self.of_classes:
+            try:
+                numbers = columns.astype(np.float64)
+            except ValueError as error:
+                raise DataError(f"{name} must hold numbers ({error})") from error
+            if not np.isfinite(numbers).all():
+                raise DataError(f"{name}[{np.flatnonzero(~np.isfinite(numbers).all(1))[0]}] is not a finite number")
+            return Target(numbers[:, :, None], False)
+        lists = self.model.classes_ if columns.shape[1] > 1 else [self.model.classes_]
+        most = max(map(len, lists))
+        values = np.zeros((len(y), columns.shape[1], most))
+        for output, classes in enumerate(lists):
+            known = np.isin(columns[:, output], classes)
+            if not known.all():
+                row = int(np.flatnonzero(~known)[0])
+                raise DataError(f"{name}[{row}] is {columns[row, output]!r}, a class that the model does not know")
+            values[np.arange(len(y)), output, np.searchsorted(classes, columns[:, output])] = 1
+        return Target(values, True)
+
+    def _learned(self) -> Learned:
+        if self.train is None:
+            raise DataError(
+                f"a {type(self.model).__name__} does not say what its nodes learned; give X_train and y_train"
+            )
+        X, y = self.train
+        weights = np.ones((1, len(X))) if self.weight is None else self.weight[None]
+        if self.bags is not None:
+            weights = weights * self.bags
+        return learned_from(self.ensemble.trees, self.rows(X), self.target(y, "y_train"), weights)
+
+
+def _bags(model: Any, n: int) -> np.ndarray | None:
+    """How often each tree of a forest drew each training row, (trees, n)."""
+    if not getattr(model, "bootstrap", False):
+        return None
+    return np.array([np.bincount(rows, minlength=n) for rows in model.estimators_samples_], np.float64)
+
+
+class _Sums(BaseEstimator):  # type: ignore[misc]
+    """Predictions made of given sums of the trees, as scorers ask a model for them."""
+
+    def __init__(self, classes: np.ndarray | None = None) -> None:
+        self.classes = classes
+        if classes is not None:
+            self.classes_ = classes
+
+    def of(self, probabilities: np.ndarray | None, numbers: np.ndarray | None) -> _Sums:
+        self.probabilities_, self.numbers_ = probabilities, numbers
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        if self.probabilities_ is None:
+            assert self.numbers_ is not None
+            return self.numbers_
+        found: np.ndarray = self.classes_[self.probabilities_.argmax(1)]
+        return found
+
+
+class _ClassSums(ClassifierMixin, _Sums):  # type: ignore[misc]
+    def predict_proba(self, X: Any) -> np.ndarray:
+        assert self.probabilities_ is not None
+        return self.probabilities_
+
+
+class _NumberSums(RegressorMixin, _Sums):  # type: ignore[misc]
+    pass
+
+
+def scorer_of(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray, scoring: str | None, rows: np.ndarray) -> Scorer:
+    """Scores sums of the trees as `scoring` scores the model. Raises DataError where they are not the model's."""
+    ensemble, model = seen.ensemble, seen.model
+    given = X if hasattr(model, "feature_names_in_") else X.to_numpy()
+    if y.ndim > 1 and y.shape[1] > 1:
+        return _several_outputs(seen, y, scoring)
+    base = 0.0
+    if not ensemble.is_forest:
+        margins = np.asarray(ensemble.margins(given), np.float64).reshape(len(X), -1)
+        differences = margins - summed(ensemble.trees, rows)
+        base = np.median(differences, axis=0)
+        if not np.allclose(differences, base, rtol=1e-4, atol=1e-4):
+            raise DataError(
+                f"a {type(model).__name__} whose margins are not a constant and its trees' sum cannot be shuffled"
+            )
+    double = _ClassSums(model.classes_) if seen.of_classes else _NumberSums()
+    scorer = _named_scorer(seen, scoring)
+
+    def score(sums: np.ndarray) -> float:
+        return float(scorer(double.of(*_predictions(ensemble, sums + base)), None, y))
+
+    return score
+
+
+def _named_scorer(seen: SeenTrees, scoring: str | None) -> Any:
+    try:
+        return get_scorer(scoring or seen.scoring)
+    except ValueError as error:
+        raise ConfigError(f"scoring={scoring!r}: not among scikit-learn's scorers") from error
+
+
+def _predictions(ensemble: Ensemble, margins: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Probabilities of classes, or numbers."""
+    if ensemble.link == "shares":
+        return margins / ensemble.trees.n_trees, None
+    if ensemble.link == "mean":
+        return None, margins[:, 0] / ensemble.trees.n_trees
+    if ensemble.link == "logits":
+        if margins.shape[1] == 1:
+            second = 1 / (1 + np.exp(-margins[:, 0]))
+            return np.column_stack([1 - second, second]), None
+        powers = np.exp(margins - margins.max(1, keepdims=True))
+        return powers / powers.sum(1, keepdims=True), None
+    return None, np.exp(margins[:, 0]) if ensemble.link == "exponential" else margins[:, 0]
+
+
+def _several_outputs(seen: SeenTrees, y: np.ndarray, scoring: str | None) -> Scorer:
+    """The mean over outputs of accuracy, or of R²."""
+    if scoring is not None:
+        raise ConfigError(f"scoring={scoring!r}: of several outputs only accuracy and R², their mean, are known")
+    n_outputs = y.shape[1]
+
+    def score(sums: np.ndarray) -> float:
+        shares = sums.reshape(len(y), n_outputs, -1) / seen.ensemble.trees.n_trees
+        if seen.of_classes:
+            found = [np.asarray(seen.model.classes_[o])[shares[:, o].argmax(1)] == y[:, o] for o in range(n_outputs)]
+            return float(np.mean(found))
+        wrong = ((shares[:, :, 0] - y) ** 2).sum(0) / ((y - y.mean(0)) ** 2).sum(0)
+        return float(np.mean(1 - wrong))
+
+    return score
+
+
+def chance_of(seen: SeenTrees, y: np.ndarray, scoring: str | None) -> float:
+    """The score of a model that says the same of every row: what the roots learned."""
+    roots = seen.ensemble.trees.roots[:-1]
+    says = seen.learned.says[roots].mean(0)
+    if len(says) > 1:
+        sums = np.tile(says.reshape(1, -1), (len(y), 1)) * seen.ensemble.trees.n_trees
+        return _several_outputs(seen, y, scoring)(sums)
+    double = _ClassSums(seen.model.classes_) if seen.of_classes else _NumberSums()
+    constant = np.tile(says[0], (len(y), 1))
+    known = double.of(constant, None) if seen.of_classes else double.of(None, constant[:, 0])
+    return float(_named_scorer(seen, scoring)(known, None, y))
