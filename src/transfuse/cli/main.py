@@ -19,6 +19,7 @@ from transfuse.cli.fine_tune import fit_answer, fit_classify, fit_tag
 from transfuse.cli.fit import fit_app
 from transfuse.cli.fit_text import fit_encode
 from transfuse.cli.importance import importance
+from transfuse.cli.longest import longest
 from transfuse.cli.messages import Stopped, say, stoppable
 from transfuse.cli.options import Seed
 from transfuse.cli.regroup import compare, regroup
@@ -37,7 +38,7 @@ fit_app.command("classify")(fit_classify)
 fit_app.command("tag")(fit_tag)
 fit_app.command("answer")(fit_answer)
 app.add_typer(fit_app, name="fit")
-for command in (predict, evaluate, inspect, regroup, compare, importance):
+for command in (predict, evaluate, inspect, regroup, compare, importance, longest):
     app.command()(command)
 
 _options = {"debug": False}

@@ -31,7 +31,8 @@ class Importance:
     Columns of the table: `gini` and `information`, or `variance`, each `_train` (shares of 1), `_held_out` and, for
     forests with bootstrap, `_oob`: what is left of them on rows not learned from, in the same unit; below zero, splits
     on the feature made predictions worse. `splits`, `gain` (as the library adds it up), `permutation` and
-    `permutation_std`, `group` and `group_permutation` where columns are correlated, `dropped` where asked.
+    `permutation_std`, `survives` (False where neither held-out rows nor shuffling show a use), `group` and
+    `group_permutation` where columns are correlated, `dropped` where asked.
     """
 
     table: pd.DataFrame
@@ -75,6 +76,7 @@ class Importance:
         right.barh(places, shown["permutation"], 0.6, xerr=shown["permutation_std"], color="#2a6f97")
         right.set(title=f"{self.scoring} lost when shuffled (held-out rows)")
         for panel in (left, right):
+            panel.locator_params(axis="x", nbins=6)
             panel.axvline(0, color="black", linewidth=0.6)
         figure.savefig(path, dpi=120)
 
@@ -124,6 +126,9 @@ def tree_importance(
     table = _decreases(seen, X, y)
     score, losses, groups = _shuffled(seen, X, y, scoring, n_repeats, seed, correlated, table)
     table["permutation"], table["permutation_std"] = losses.mean(1), losses.std(1)
+    measure = "gini" if seen.of_classes else "variance"
+    shuffling_costs = table["permutation"] > 2 * table["permutation_std"]
+    table["survives"] = (table[f"{measure}_held_out"] > 0) | (shuffling_costs & (table["permutation"] > 0))
     if drop and train is not None:
         table["dropped"] = _dropped(seen, X, y, scoring, score)
     name = scoring or seen.scoring
@@ -249,9 +254,12 @@ def _sentences(
     if score <= chance:
         found.append("It predicts no better than that, so none of these figures means anything.")
     used = table.index[table["splits"] > 0]
-    lost = [name for name in used if table.loc[name, f"{measure}_held_out"] <= 0]
-    if lost:
+    lost = used[~table.loc[used, "survives"]]
+    if len(lost):
         found.append(f"Importance on training rows does not survive on held-out rows: {_listed(lost)}.")
+    mixed = [name for name in used if table["survives"][name] and table[f"{measure}_held_out"][name] <= 0]
+    if mixed:
+        found.append(f"More of their splits fit noise than not, though shuffling them costs: {_listed(mixed)}.")
     unused = table.index[table["splits"] == 0]
     if len(unused):
         found.append(f"Never used: {_listed(unused)}.")

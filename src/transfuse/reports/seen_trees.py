@@ -55,7 +55,7 @@ class SeenTrees:
             known = np.isin(columns[:, output], classes)
             if not known.all():
                 row = int(np.flatnonzero(~known)[0])
-                raise DataError(f"{name}[{row}] is {columns[row, output]!r}, a class that the model does not know")
+                raise DataError(f"{name}[{row}] is {columns[row, output]}, a class that the model does not know")
             values[np.arange(len(y)), output, np.searchsorted(classes, columns[:, output])] = 1
         return Target(values, True)
 

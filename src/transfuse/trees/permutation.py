@@ -12,6 +12,9 @@ from transfuse.trees.walk import changes, summed
 MEMORY = 2**29
 """Bytes of the sums that are held at once."""
 
+DECIMALS = 12
+"""Of sums of trees, far above their rounding errors and far below what they mean."""
+
 Scorer = Callable[[np.ndarray], float]
 """Sums of the trees, (rows, outputs), to a score, higher is better."""
 
@@ -32,14 +35,15 @@ def shuffles(n: int, n_repeats: int, seed: int) -> np.ndarray:
 def permutation_losses(trees: Trees, X: np.ndarray, score: Scorer, orders: np.ndarray) -> np.ndarray:
     """What the score loses for each column in each order, (columns, repeats)."""
     own = summed(trees, X)
-    whole = score(own)
+    whole = score(np.round(own, DECIMALS))
     block = max(1, MEMORY // (len(orders) * own.nbytes))
     found = np.zeros((trees.n_features, len(orders)))
     for first in range(0, trees.n_features, block):
         n = min(block, trees.n_features - first)
         moved = changes(trees, X, orders, first, n)
         for column in range(n):
-            found[first + column] = [whole - score(own + part) for part in moved[column]]
+            # equal sums must stay equal, added up in whatever order: scores by rank care
+            found[first + column] = [whole - score(np.round(own + part, DECIMALS)) for part in moved[column]]
     return found
 
 

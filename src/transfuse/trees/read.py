@@ -58,7 +58,10 @@ def read_trees(model: Any) -> Ensemble:
         margins = model.decision_function if hasattr(model, "classes_") else model.predict
         link: Link = "logits" if hasattr(model, "classes_") else "identity"
         return Ensemble(boosted_trees(model), _values, margins, link)
-    if hasattr(model, "tree_") or hasattr(getattr(model, "estimators_", [None])[0], "tree_"):
+    # others that hold trees, as AdaBoost and bagging do, weigh them or show each other columns; they have no `apply`
+    if hasattr(model, "apply") and (
+        hasattr(model, "tree_") or hasattr(getattr(model, "estimators_", [None])[0], "tree_")
+    ):
         link = "shares" if hasattr(model, "classes_") else "mean"
         return Ensemble(forest_trees(model), _values, model.predict, link)
     raise DataError(

@@ -1,0 +1,84 @@
+"""`transfuse importance` and `transfuse longest`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from commands import call, failure
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    draw = np.random.default_rng(0)
+    path = tmp_path_factory.mktemp("importance") / "t.csv"
+    rows = [
+        (x, "?" if i % 9 == 0 else "ab"[int(x > 0.5)], "yes" if x > 0.3 else "no")
+        for i, x in enumerate(draw.random(120))
+    ]
+    path.write_text("x,letter,answer\n" + "".join(f'{x:.3f},{letter},"{answer}"\n' for x, letter, answer in rows))
+    return path
+
+
+def test_a_table_and_a_picture(table: Path) -> None:
+    picture = table.with_suffix(".png")
+    code, output, messages = call("importance", table, "--target", "answer", "--trees", "10", "--picture", picture)
+    assert code == 0 and "The model scores accuracy" in output and picture.exists() and "drawn to" in messages
+    code, output, _ = call(
+        "importance", table, "--target", "answer", "--trees", "10", "--noise", "2", "--json", "--test", table
+    )
+    record = json.loads(output)
+    assert record["rows"] == 120 and {one["feature"] for one in record["features"]} == {
+        "x",
+        "letter",
+        "noise 1",
+        "noise 2",
+    }
+
+
+def test_bad_tables_are_named(table: Path, tmp_path: Path) -> None:
+    for content, message in (
+        ("a,b\n1,2\n3\n", "t.csv:3: 1 columns, but the header has 2"),
+        ("a,a\n1,2\n", "t.csv:1: two columns are called 'a'"),
+        ("a,\n1,2\n", "t.csv:1: column 2 has no name"),
+        ("a,b\n", "no rows in it"),
+        ("", "empty; a table begins"),
+        ('a,b\n"1,2\n', "t.csv:2: unexpected end of data"),
+    ):
+        path = tmp_path / "t.csv"
+        path.write_text(content)
+        code, last = failure("importance", path, "--target", "b")
+        assert code == 2 and message in last, last
+    code, last = failure("importance", table, "--target", "nothing")
+    assert code == 2 and "has no column 'nothing'; it has 'x', 'letter', 'answer'" in last
+    code, last = failure("importance", table, "--target", "answer", "--trees", "3", "--picture", tmp_path / "a.docx")
+    assert code == 1 and "cannot draw" in last
+    code, last = failure("importance", tmp_path / "t.txt", "--target", "b")
+    assert code == 2 and "cannot tell the format" in last
+
+
+@pytest.mark.parametrize(("text", "line"), [("abcabcbb", "3\t0\t3\tabc"), ("", "0\t0\t0\t"), (" ", "1\t0\t1\t ")])
+def test_longest_of_an_argument(text: str, line: str) -> None:
+    assert call("longest", text) == (0, line + "\n", "")
+
+
+def test_longest_of_standard_input() -> None:
+    long = ("abcdefgh" * 200_000 + "éñ北\ti😀").encode()
+    _, output, _ = call("longest", "-", "--json", given=long)
+    record = json.loads(output)
+    assert record["window"] == "abcdefghéñ北\ti😀" and record["length"] == 14
+    _, output, _ = call("longest", "-", "--lines", given=b"aab\r\nxyz\n\nqq")
+    assert output == "2\t1\t3\tab\n3\t0\t3\txyz\n0\t0\t0\t\n1\t0\t1\tq\n"
+    _, output, _ = call("longest", "abab", "--all", given=b"")
+    assert output == "2\t0\t2\tab\n2\t1\t3\tba\n2\t2\t4\tab\n"
+    _, output, _ = call("longest", "-", "--graphemes", "--normalise", "NFC", given="e\u0301\u00e9a".encode())
+    assert output.startswith("2\t1\t3")
+    code, last = failure("longest", "-", given=b"ab\xff")
+    assert code == 2 and "byte 3 is not UTF-8" in last
+    code, last = failure("longest", "ab", "--lines")
+    assert code == 2 and "--lines reads standard input" in last
+    code, last = failure("longest", "ab", "--normalise", "NFX")
+    assert code == 2 and "normalise='NFX'" in last

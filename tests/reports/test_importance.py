@@ -1,0 +1,133 @@
+"""`tree_importance` and `forest_importance`: tables, sentences, pictures, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier, RandomForestRegressor
+from sklearn.tree import DecisionTreeClassifier
+
+from transfuse import ConfigError, DataError, forest_importance, tree_importance
+from transfuse.trees.decrease import Target, rows_decrease
+from transfuse.trees.read import read_trees
+
+DRAW = np.random.default_rng(0)
+N = 400
+FRAME = pd.DataFrame({"true": DRAW.normal(size=N), "noise": DRAW.normal(size=N), "flat": np.zeros(N)})
+FRAME["twin"] = FRAME["true"] + 0.05 * DRAW.normal(size=N)
+Y = np.where(FRAME["true"] + 0.5 * DRAW.normal(size=N) > 0, "yes", "no")
+TRAIN, HELD = slice(0, 250), slice(250, N)
+
+
+@pytest.fixture(scope="module")
+def forest() -> RandomForestClassifier:
+    return RandomForestClassifier(30, random_state=0).fit(FRAME[TRAIN], Y[TRAIN])
+
+
+def test_a_table_and_what_to_make_of_it(forest: RandomForestClassifier, tmp_path: Path) -> None:
+    found = tree_importance(forest, FRAME[HELD], Y[HELD], X_train=FRAME[TRAIN], y_train=Y[TRAIN], drop=True)
+    table = found.table
+    assert found.score == pytest.approx(forest.score(FRAME[HELD], Y[HELD])) and found.score > found.chance
+    assert table["gini_train"].sum() == pytest.approx(1) and set(table.index) == set(FRAME.columns)
+    assert table.loc["true", "gini_held_out"] > 0.15 and table.loc["true", "gini_oob"] > 0.15
+    assert table.loc["noise", "gini_held_out"] < 0 and not table.loc["noise", "survives"]
+    assert table.loc["flat", "splits"] == 0 and table.loc["flat", "permutation"] == 0
+    assert table.loc["true", "group"] == table.loc["twin", "group"] == 1 and pd.isna(table.loc["noise", "group"])
+    assert table.loc["true", "group_permutation"] > table.loc["true", "permutation"] + 0.1
+    assert abs(table.loc["true", "dropped"]) < 0.1  # its twin says the same
+    text = found.to_text()
+    assert "does not survive on held-out rows: noise." in text and "Never used: flat." in text
+    assert "each hides what the others know (group 1): true, twin." in text
+    record = json.loads(json.dumps(found.to_dict()))
+    assert record["features"][0]["feature"] in ("true", "twin") and record["rows"] == 150
+    found.save_picture(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_out_of_bag_rows_are_those_a_tree_did_not_draw(forest: RandomForestClassifier) -> None:
+    found = tree_importance(forest, FRAME[HELD], Y[HELD], X_train=FRAME[TRAIN], y_train=Y[TRAIN]).table
+    trees = read_trees(forest).trees
+    outside = np.array([~np.isin(np.arange(250), rows) for rows in forest.estimators_samples_], float)
+    target = Target(np.eye(2)[np.searchsorted(forest.classes_, Y[TRAIN])][:, None], True)
+    assert trees.learned is not None
+    expected = rows_decrease(trees, trees.learned, FRAME[TRAIN].to_numpy(), target, each=True, weights=outside)
+    np.testing.assert_allclose(found["gini_oob"].reindex(FRAME.columns), expected["gini"])
+
+
+def test_noise_stands_beside_the_features(forest: RandomForestClassifier) -> None:
+    found = tree_importance(forest, FRAME[HELD], Y[HELD], X_train=FRAME[TRAIN], y_train=Y[TRAIN], noise=3)
+    assert {"noise 1", "noise 2", "noise 3"} <= set(found.table.index)
+    assert any(one.startswith("No better than noise by permutation:") and "flat" in one for one in found.sentences)
+
+
+def test_columns_may_stand_in_another_order_beside_others(forest: RandomForestClassifier) -> None:
+    turned = FRAME[HELD].iloc[:, ::-1].assign(other="text")
+    pd.testing.assert_frame_equal(
+        tree_importance(forest, turned, Y[HELD]).table, tree_importance(forest, FRAME[HELD], Y[HELD]).table
+    )
+
+
+def test_numbers_and_several_outputs() -> None:
+    y = np.column_stack([FRAME["true"], -FRAME["true"] + FRAME["noise"]])
+    found = tree_importance(RandomForestRegressor(20, random_state=0).fit(FRAME[TRAIN], y[TRAIN]), FRAME[HELD], y[HELD])
+    assert found.score > 0.8 and found.table.loc["noise", "variance_held_out"] > 0.1
+    boosted = GradientBoostingRegressor(n_estimators=20).fit(FRAME[TRAIN], y[TRAIN, 0])
+    found = tree_importance(boosted, FRAME[HELD], y[HELD, 0], X_train=FRAME[TRAIN], y_train=y[TRAIN, 0])
+    assert found.scoring == "r2" and found.table.index[0] == "true" and found.chance < 0.01
+
+
+def test_a_model_that_predicts_nothing_is_called_so() -> None:
+    y = np.random.default_rng(5).integers(0, 2, N)
+    model = DecisionTreeClassifier(random_state=0).fit(FRAME[["noise"]][TRAIN], y[TRAIN])
+    found = tree_importance(model, FRAME[["noise"]][HELD], 1 - model.predict(FRAME[["noise"]][HELD]))
+    assert any("none of these figures means anything" in one for one in found.sentences)
+
+
+def test_bad_input_is_named(forest: RandomForestClassifier) -> None:
+    X, y = FRAME[HELD], Y[HELD]
+    cases: list[tuple[Any, Any, dict[str, Any], str]] = [
+        (X.drop(columns="twin"), y, {}, "X: no column 'twin'"),
+        (X.to_numpy()[:, :2], y, {}, "X has 2 columns, but the model learned from 4"),
+        (pd.concat([X, X["true"]], axis=1), y, {}, "two columns are called 'true'"),
+        (X.astype({"true": str}), y, {}, "column 'true' holds"),
+        (X[:0], y[:0], {}, "X is empty"),
+        (X, y[:-1], {}, "X has 150 rows and y has 149"),
+        (X, np.where(y == "yes", "maybe", y), {}, r"is maybe, a class that the model does not know"),
+        (X, y, {"n_repeats": 0}, "n_repeats=0"),
+        (X, y, {"noise": 2}, "needs X_train and y_train"),
+        (X, y, {"scoring": "beauty"}, "scoring='beauty'"),
+    ]
+    for rows, labels, settings, message in cases:
+        with pytest.raises((DataError, ConfigError), match=message):
+            tree_importance(forest, rows, labels, **settings)
+    boosted = GradientBoostingRegressor(n_estimators=2).fit(X, FRAME["true"][HELD])
+    with pytest.raises(DataError, match="does not say what its nodes learned; give X_train"):
+        tree_importance(boosted, X, FRAME["true"][HELD])
+    with pytest.raises(DataError, match=r"y\[1\] is not a finite number"):
+        tree_importance(RandomForestRegressor(2).fit(X, FRAME["true"][HELD]), X[:2], [1.0, float("inf")])
+
+
+def test_a_forest_for_a_table_with_text_and_holes() -> None:
+    table = FRAME.assign(answer=Y, colour=np.where(Y == "yes", "red", None))
+    found = forest_importance(table, "answer", n_trees=20)
+    assert found.table.loc["colour", "permutation"] >= 0 and found.score > 0.8
+    assert forest_importance(table.assign(n=table["true"]), "n", n_trees=10).scoring == "r2"
+    held = table[HELD].assign(colour="never seen")
+    assert forest_importance(table[TRAIN], "answer", held=held, n_trees=5).n_rows == 150
+    empty = table.assign(answer=table["answer"].where(table.index != 7))
+    with pytest.raises(DataError, match=r"row 8 has no 'answer' \(1 in all\)"):
+        forest_importance(empty, "answer")
+    assert forest_importance(empty, "answer", n_trees=2, skip_bad_rows=True).n_rows == 100
+    for rows, target, message in (
+        (table, "nothing", "has no column 'nothing'"),
+        (table.assign(answer="yes"), "answer", "has one value"),
+        (table[["answer"]], "answer", "no column beside"),
+        (table[:5], "answer", "too few"),
+    ):
+        with pytest.raises(DataError, match=message):
+            forest_importance(rows, target)

@@ -1,0 +1,133 @@
+"""Trees of every library in one form say what the library says, missing values and categories included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightgbm
+import numpy as np
+import pandas as pd
+import pytest
+import xgboost
+from sklearn.ensemble import (
+    AdaBoostClassifier,
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier
+
+from transfuse import DataError
+from transfuse.trees.read import read_trees
+from transfuse.trees.walk import summed
+
+DRAW = np.random.default_rng(0)
+N = 223
+X = DRAW.normal(size=(N, 5))
+X[:, 4] = DRAW.integers(0, 9, N)
+NUMBERS = X[:, 0] + X[:, 1] * X[:, 2] + (X[:, 4] % 3) + 0.1 * DRAW.normal(size=N)
+CLASSES = np.digitize(NUMBERS, [0.0, 1.5])
+TWO = (NUMBERS > 1).astype(int)
+HOLES = np.where(DRAW.random(X.shape) < 0.1, np.nan, X)
+HOLES[:, 4] = X[:, 4]
+FRAME = pd.DataFrame(HOLES, columns=list("abcde")).astype({"e": int}).astype({"e": "category"})
+QUIET = {"n_estimators": 7, "verbose": -1, "min_child_samples": 5}
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "y"),
+    [
+        (DecisionTreeClassifier(random_state=0), HOLES, CLASSES),
+        (ExtraTreeClassifier(random_state=0), X, CLASSES),
+        (DecisionTreeRegressor(random_state=0, max_depth=5), HOLES, NUMBERS),
+        (RandomForestClassifier(7, random_state=0), HOLES, CLASSES),
+        (RandomForestClassifier(7, random_state=0), FRAME.astype(float), TWO),
+        (ExtraTreesClassifier(7, random_state=0), X, CLASSES),
+        (RandomForestRegressor(7, random_state=0), HOLES, NUMBERS),
+        (ExtraTreesRegressor(7, random_state=0), X, np.column_stack([NUMBERS, NUMBERS**2])),
+    ],
+    ids=lambda value: type(value).__name__ if hasattr(value, "fit") else "",
+)
+def test_forests(model: Any, rows: Any, y: np.ndarray) -> None:
+    model.fit(rows, y)
+    ensemble = read_trees(model)
+    found = summed(ensemble.trees, ensemble.encode(rows)) / ensemble.trees.n_trees
+    expected = model.predict_proba(rows) if hasattr(model, "classes_") else model.predict(rows).reshape(N, -1)
+    assert ensemble.is_forest
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "y", "tolerance"),
+    [
+        (GradientBoostingClassifier(n_estimators=7, random_state=0), X, CLASSES, 1e-12),
+        (GradientBoostingClassifier(n_estimators=7, random_state=0), X, TWO, 1e-12),
+        (GradientBoostingRegressor(n_estimators=7, random_state=0), X, NUMBERS, 1e-12),
+        (HistGradientBoostingClassifier(max_iter=7, categorical_features=[4]), HOLES, CLASSES, 1e-12),
+        (HistGradientBoostingClassifier(max_iter=7, categorical_features="from_dtype"), FRAME, TWO, 1e-12),
+        (HistGradientBoostingRegressor(max_iter=7, categorical_features=[1, 4]), np.abs(HOLES).round(), NUMBERS, 1e-12),
+        (HistGradientBoostingRegressor(max_iter=7, loss="poisson"), HOLES, np.exp(NUMBERS), 1e-12),
+        (xgboost.XGBClassifier(n_estimators=7), HOLES, CLASSES, 1e-5),
+        (xgboost.XGBClassifier(n_estimators=7), HOLES, TWO, 1e-5),
+        (xgboost.XGBRegressor(n_estimators=7, enable_categorical=True, max_cat_to_onehot=2), FRAME, NUMBERS, 1e-5),
+        (xgboost.XGBRegressor(n_estimators=7, enable_categorical=True), FRAME, NUMBERS, 1e-5),
+        (lightgbm.LGBMClassifier(**QUIET), HOLES, CLASSES, 1e-12),
+        (lightgbm.LGBMClassifier(**QUIET), X, TWO, 1e-12),
+        (lightgbm.LGBMRegressor(**QUIET, min_data_per_group=2, cat_smooth=1), FRAME, NUMBERS, 1e-12),
+    ],
+    ids=lambda value: type(value).__name__ if hasattr(value, "fit") else "",
+)
+def test_boosted_ones_up_to_a_constant(model: Any, rows: Any, y: np.ndarray, tolerance: float) -> None:
+    model.fit(rows, y)
+    ensemble = read_trees(model)
+    difference = np.asarray(ensemble.margins(rows), float).reshape(N, -1)
+    difference -= summed(ensemble.trees, ensemble.encode(rows))
+    assert not ensemble.is_forest and ensemble.trees.splits.size > 7
+    np.testing.assert_allclose(difference, np.broadcast_to(difference[0], difference.shape), rtol=0, atol=tolerance)
+
+
+def test_counts_and_gains_are_those_of_the_library() -> None:
+    booster = xgboost.XGBClassifier(n_estimators=7).fit(HOLES, TWO)
+    trees = read_trees(booster).trees
+    for kind, ours in (("weight", np.ones(len(trees.feature))), ("total_gain", trees.gain)):
+        theirs = booster.get_booster().get_score(importance_type=kind)
+        expected = [theirs.get(f"f{i}", 0.0) for i in range(5)]
+        np.testing.assert_allclose(trees.per_feature(ours), expected, rtol=1e-5)
+    light = lightgbm.LGBMClassifier(**QUIET).fit(HOLES, CLASSES)
+    trees = read_trees(light).trees
+    for kind, ours in (("split", np.ones(len(trees.feature))), ("gain", trees.gain)):
+        np.testing.assert_allclose(trees.per_feature(ours), light.booster_.feature_importance(kind), rtol=1e-5)
+    forest = RandomForestClassifier(7, random_state=0).fit(X, TWO)
+    expected = [sum((tree.tree_.feature == i).sum() for tree in forest.estimators_) for i in range(5)]
+    trees = read_trees(forest).trees
+    np.testing.assert_array_equal(trees.per_feature(np.ones(len(trees.feature))), expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (RandomForestClassifier(), "a RandomForestClassifier is not a fitted tree"),
+        (LogisticRegression().fit(X, TWO), "a LogisticRegression is not a fitted tree"),
+        (make_pipeline(DecisionTreeClassifier()), "of a pipeline, give its last step"),
+        (xgboost.XGBRegressor(booster="gblinear").fit(X, NUMBERS), "booster='gblinear' cannot be read"),
+        (lightgbm.LGBMRegressor(**QUIET, zero_as_missing=True).fit(X, NUMBERS), "zero_as_missing cannot be read"),
+        (lightgbm.LGBMRegressor(**QUIET, linear_tree=True).fit(X, NUMBERS), "linear trees cannot be read"),
+    ],
+    ids=lambda value: type(value).__name__ if hasattr(value, "fit") else "",
+)
+def test_what_cannot_be_read_is_named(model: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_trees(model)
+
+
+def test_adaboost_is_read_as_no_forest() -> None:
+    model = AdaBoostClassifier(n_estimators=3).fit(X, TWO)
+    with pytest.raises(DataError, match="a AdaBoostClassifier is not a fitted tree"):
+        read_trees(model)
