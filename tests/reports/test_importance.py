@@ -17,7 +17,7 @@ from transfuse.trees.decrease import Target, rows_decrease
 from transfuse.trees.read import read_trees
 
 DRAW = np.random.default_rng(0)
-N = 400
+N = 1500
 FRAME = pd.DataFrame({"true": DRAW.normal(size=N), "noise": DRAW.normal(size=N), "flat": np.zeros(N)})
 FRAME["twin"] = FRAME["true"] + 0.05 * DRAW.normal(size=N)
 Y = np.where(FRAME["true"] + 0.5 * DRAW.normal(size=N) > 0, "yes", "no")
@@ -38,13 +38,13 @@ def test_a_table_and_what_to_make_of_it(forest: RandomForestClassifier, tmp_path
     assert table.loc["noise", "gini_held_out"] < 0 and not table.loc["noise", "survives"]
     assert table.loc["flat", "splits"] == 0 and table.loc["flat", "permutation"] == 0
     assert table.loc["true", "group"] == table.loc["twin", "group"] == 1 and pd.isna(table.loc["noise", "group"])
-    assert table.loc["true", "group_permutation"] > table.loc["true", "permutation"] + 0.1
+    assert table.loc["true", "group_permutation"] > table.loc["true", "permutation"] + 0.03
     assert abs(table.loc["true", "dropped"]) < 0.1  # its twin says the same
     text = found.to_text()
     assert "does not survive on held-out rows: noise." in text and "Never used: flat." in text
     assert "each hides what the others know (group 1): true, twin." in text
     record = json.loads(json.dumps(found.to_dict()))
-    assert record["features"][0]["feature"] in ("true", "twin") and record["rows"] == 150
+    assert record["features"][0]["feature"] in ("true", "twin") and record["rows"] == 1250
     found.save_picture(tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000
 
@@ -96,7 +96,7 @@ def test_bad_input_is_named(forest: RandomForestClassifier) -> None:
         (pd.concat([X, X["true"]], axis=1), y, {}, "two columns are called 'true'"),
         (X.astype({"true": str}), y, {}, "column 'true' holds"),
         (X[:0], y[:0], {}, "X is empty"),
-        (X, y[:-1], {}, "X has 150 rows and y has 149"),
+        (X, y[:-1], {}, "X has 1250 rows and y has 1249"),
         (X, np.where(y == "yes", "maybe", y), {}, r"is maybe, a class that the model does not know"),
         (X, y, {"n_repeats": 0}, "n_repeats=0"),
         (X, y, {"noise": 2}, "needs X_train and y_train"),
@@ -118,11 +118,11 @@ def test_a_forest_for_a_table_with_text_and_holes() -> None:
     assert found.table.loc["colour", "permutation"] >= 0 and found.score > 0.8
     assert forest_importance(table.assign(n=table["true"]), "n", n_trees=10).scoring == "r2"
     held = table[HELD].assign(colour="never seen")
-    assert forest_importance(table[TRAIN], "answer", held=held, n_trees=5).n_rows == 150
+    assert forest_importance(table[TRAIN], "answer", held=held, n_trees=5).n_rows == 1250
     empty = table.assign(answer=table["answer"].where(table.index != 7))
     with pytest.raises(DataError, match=r"row 8 has no 'answer' \(1 in all\)"):
         forest_importance(empty, "answer")
-    assert forest_importance(empty, "answer", n_trees=2, skip_bad_rows=True).n_rows == 100
+    assert forest_importance(empty, "answer", n_trees=2, skip_bad_rows=True).n_rows == 375
     for rows, target, message in (
         (table, "nothing", "has no column 'nothing'"),
         (table.assign(answer="yes"), "answer", "has one value"),

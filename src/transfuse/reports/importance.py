@@ -279,7 +279,7 @@ def _sentences(
     for number, group in enumerate(groups, start=1):
         found.append(f"Correlated, so that each hides what the others know (group {number}): {_listed(group)}.")
     if len(noise):
-        border = table.loc[list(noise), "permutation"].max()
+        border = max(0.0, table.loc[list(noise), "permutation"].max())
         idle = [name for name in table.index if name not in set(noise) and table.loc[name, "permutation"] <= border]
         found.append(f"No better than noise by permutation: {_listed(idle) if idle else 'none'}.")
     return found
