@@ -244,7 +244,9 @@ def speed(task: str, folder: Path, train: Rows) -> int:
         print(f"{name}: {found[name]:,.0f} real tokens/s, {share:.0%} of the product rate", flush=True)
     default, ours = found["Trainer, defaults"], found["ours"]
     theirs = max(value for name, value in found.items() if name != "ours")
-    print(f"ours is {ours / default:.2f} x the defaults (bar {DEFAULT_BAR}), {ours / theirs:.2f} x its best ({BEST_BAR})")
+    print(
+        f"ours is {ours / default:.2f} x the defaults (bar {DEFAULT_BAR}), {ours / theirs:.2f} x its best ({BEST_BAR})"
+    )
     return int(ours < DEFAULT_BAR * default or ours < BEST_BAR * theirs)
 
 
