@@ -43,7 +43,9 @@ def permutation_losses(trees: Trees, X: np.ndarray, score: Scorer, orders: np.nd
         moved = changes(trees, X, orders, first, n)
         for column in range(n):
             # equal sums must stay equal, added up in whatever order: scores by rank care
-            found[first + column] = [whole - score(np.round(own + part, DECIMALS)) for part in moved[column]]
+            found[first + column] = [
+                whole - score(np.round(own + part, DECIMALS)) for part in moved[:, column].swapaxes(0, 1)
+            ]
     return found
 
 

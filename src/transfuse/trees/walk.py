@@ -11,98 +11,105 @@ from numba import njit, prange
 
 from transfuse.trees.ensemble import Trees
 
-ROWS = 256
+ROWS = 128
 """Rows that are walked together, so that what belongs to them stays in the cache."""
 
-
-@njit(cache=True, inline="always")
-def _goes_left(value, node, threshold, missing_left, categories, sets):  # type: ignore[no-untyped-def]
-    if np.isnan(value):
-        return missing_left[node]
-    row = categories[node]
-    if row < 0:
-        return value <= threshold[node]
-    if value < 0 or value >= 32 * sets.shape[1]:
-        return False
-    place = int(value)
-    return (sets[row, place // 32] >> np.uint32(place % 32)) & np.uint32(1) != 0
+NODE = np.dtype([("threshold", "f8"), ("feature", "i4"), ("left", "i4"), ("right", "i4"), ("categories", "i4")])
+"""What a walk reads of a node, side by side; the threshold of a split by categories is not a number."""
 
 
 @njit(cache=True)
-def _leaf(x, node, column, value, feature, threshold, left, right, missing_left, categories, sets):  # type: ignore[no-untyped-def]
+def _unusual_left(value, node, nodes, missing_left, sets):  # type: ignore[no-untyped-def]
+    """Whether a missing value, or one of a split by categories, goes left."""
+    if np.isnan(value):
+        return missing_left[node]
+    if value < 0 or value >= 32 * sets.shape[1]:
+        return False
+    place = int(value)
+    return (sets[nodes[node].categories, place // 32] >> np.uint32(place % 32)) & np.uint32(1) != 0
+
+
+@njit(cache=True, inline="always")
+def _goes_left(value, node, nodes, missing_left, sets):  # type: ignore[no-untyped-def]
+    threshold = nodes[node].threshold
+    if value <= threshold:
+        return True
+    if value > threshold:
+        return False
+    return _unusual_left(value, node, nodes, missing_left, sets)
+
+
+@njit(cache=True)
+def _leaf(x, node, column, value, nodes, missing_left, sets):  # type: ignore[no-untyped-def]
     """The leaf that a row reaches from `node`, if its `column` held `value`."""
-    while feature[node] >= 0:
-        here = feature[node]
+    while nodes[node].feature >= 0:
+        here = nodes[node].feature
         known = value if here == column else x[here]
-        node = left[node] if _goes_left(known, node, threshold, missing_left, categories, sets) else right[node]
+        node = nodes[node].left if _goes_left(known, node, nodes, missing_left, sets) else nodes[node].right
     return node
 
 
 @njit(cache=True, parallel=True)
-def _gather(  # type: ignore[no-untyped-def]
-    X, numbers, weights, roots, feature, threshold, left, right, missing_left, categories, sets, found
-):
+def _gather(X, numbers, weights, roots, nodes, missing_left, sets, found):  # type: ignore[no-untyped-def]
     for tree in prange(len(roots) - 1):
         for i in range(len(X)):
             weight = weights[tree % len(weights), i]
             if weight == 0:
                 continue
-            node = _leaf(X[i], roots[tree], -1, 0.0, feature, threshold, left, right, missing_left, categories, sets)
+            node = _leaf(X[i], roots[tree], -1, 0.0, nodes, missing_left, sets)
             for c in range(numbers.shape[1]):
                 found[node, c] += weight * numbers[i, c]
         for node in range(roots[tree + 1] - 1, roots[tree] - 1, -1):  # children stand behind their parent
-            if feature[node] >= 0:
+            if nodes[node].feature >= 0:
                 for c in range(numbers.shape[1]):
-                    found[node, c] = found[left[node], c] + found[right[node], c]
+                    found[node, c] = found[nodes[node].left, c] + found[nodes[node].right, c]
 
 
 @njit(cache=True, parallel=True)
-def _sum(  # type: ignore[no-untyped-def]
-    X, roots, outputs, values, feature, threshold, left, right, missing_left, categories, sets, found
-):
+def _sum(X, roots, outputs, values, nodes, missing_left, sets, found):  # type: ignore[no-untyped-def]
     for block in prange((len(X) + ROWS - 1) // ROWS):
         for tree in range(len(roots) - 1):
             for i in range(block * ROWS, min(len(X), (block + 1) * ROWS)):
-                node = _leaf(
-                    X[i], roots[tree], -1, 0.0, feature, threshold, left, right, missing_left, categories, sets
-                )
+                node = _leaf(X[i], roots[tree], -1, 0.0, nodes, missing_left, sets)
                 for v in range(values.shape[1]):
                     found[i, outputs[tree] + v] += values[node, v]
 
 
 @njit(cache=True, parallel=True)
 def _shuffled(  # type: ignore[no-untyped-def]
-    X, orders, first, n_columns, roots, outputs, values, feature, threshold, left, right, missing_left,
-    categories, sets, found
-):  # fmt: skip
+    X, orders, first, n_columns, roots, outputs, values, nodes, missing_left, sets, found
+):
     n_repeats = len(orders)
     for block in prange((len(X) + ROWS - 1) // ROWS):
-        done = np.full(n_columns * n_repeats, -1, np.int64)
+        begin, end = block * ROWS, min(len(X), (block + 1) * ROWS)
+        moved = np.empty((end - begin, n_columns, n_repeats))  # beside each other, not all over the table
+        for i in range(begin, end):
+            for column in range(n_columns):
+                for r in range(n_repeats):
+                    moved[i - begin, column, r] = X[orders[r, i], first + column]
+        done = np.full((n_columns, n_repeats), -1, np.int64)
         for tree in range(len(roots) - 1):
-            for i in range(block * ROWS, min(len(X), (block + 1) * ROWS)):
+            for i in range(begin, end):
                 stamp = tree * len(X) + i
                 node = roots[tree]
-                last = _leaf(X[i], node, -1, 0.0, feature, threshold, left, right, missing_left, categories, sets)
-                while feature[node] >= 0:
-                    here = feature[node]
-                    goes = _goes_left(X[i, here], node, threshold, missing_left, categories, sets)
+                last = _leaf(X[i], node, -1, 0.0, nodes, missing_left, sets)
+                while nodes[node].feature >= 0:
+                    here = nodes[node].feature
+                    goes = _goes_left(X[i, here], node, nodes, missing_left, sets)
                     column = here - first
                     if 0 <= column < n_columns:
                         for r in range(n_repeats):
-                            pair = column * n_repeats + r
-                            if done[pair] == stamp:
+                            if done[column, r] == stamp:
                                 continue
-                            value = X[orders[r, i], here]
-                            if _goes_left(value, node, threshold, missing_left, categories, sets) == goes:
+                            value = moved[i - begin, column, r]
+                            if _goes_left(value, node, nodes, missing_left, sets) == goes:
                                 continue
-                            done[pair] = stamp  # the row leaves its path here, and never meets it again
-                            other = _leaf(
-                                X[i], right[node] if goes else left[node], here, value,
-                                feature, threshold, left, right, missing_left, categories, sets,
-                            )  # fmt: skip
+                            done[column, r] = stamp  # the row leaves its path here, and never meets it again
+                            turn = nodes[node].right if goes else nodes[node].left
+                            other = _leaf(X[i], turn, here, value, nodes, missing_left, sets)
                             for v in range(values.shape[1]):
-                                found[column, r, i, outputs[tree] + v] += values[other, v] - values[last, v]
-                    node = left[node] if goes else right[node]
+                                found[i, column, r, outputs[tree] + v] += values[other, v] - values[last, v]
+                    node = nodes[node].left if goes else nodes[node].right
 
 
 def gathered(trees: Trees, X: np.ndarray, numbers: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -126,18 +133,20 @@ def summed(trees: Trees, X: np.ndarray) -> np.ndarray:
 
 def changes(trees: Trees, X: np.ndarray, orders: np.ndarray, first: int, n_columns: int) -> np.ndarray:
     """How far the trees' sum for each row moves if one of the columns from `first` on takes its values in each of
-    `orders` (R, n): (columns, R, n, P).
+    `orders` (R, n): (n, columns, R, P).
 
     A row is walked once a tree; only where a shuffled value takes another turn than its own does it go on, from there.
     """
-    found = np.zeros((n_columns, len(orders), len(X), trees.n_outputs))
+    found = np.zeros((len(X), n_columns, len(orders), trees.n_outputs))
     _shuffled(
         trees.prepared(X), orders, first, n_columns, trees.roots, trees.outputs, trees.values, *_shape(trees), found
     )
     return found
 
 
-def _shape(trees: Trees) -> tuple[np.ndarray, ...]:
-    return (
-        trees.feature, trees.threshold, trees.left, trees.right, trees.missing_left, trees.categories, trees.sets
-    )  # fmt: skip
+def _shape(trees: Trees) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    nodes = np.empty(len(trees.feature), NODE)
+    nodes["threshold"] = np.where(trees.categories >= 0, np.nan, trees.threshold)
+    for name in ("feature", "left", "right", "categories"):
+        nodes[name] = getattr(trees, name)
+    return nodes, trees.missing_left, trees.sets
