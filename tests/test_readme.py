@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -45,10 +46,17 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "texts.txt").write_text("Ein Hund läuft .\n")
     for text in ("books.txt", "more.txt"):
         (tmp_path / text).write_text("It was a dog that ran, and a cat that slept.\n" * 300)
+    (tmp_path / "train.conll").write_text("Anna B-PER\nleft O\n\nBob B-PER\ncame O\n\n" * 8)
+    qas = [{"id": "1", "question": "Who left?", "answers": [{"text": "Anna", "answer_start": 0}]}]
+    squad = json.dumps({"data": [{"paragraphs": [{"context": "Anna left.", "qas": qas}] * 4}]})
+    for name in ("train.json", "questions.json"):
+        (tmp_path / name).write_text(squad)
+    rows = "".join(f"{age},{'high' if age % 3 else 'low'}\n" for age in range(60))
+    (tmp_path / "table.csv").write_text("age,income\n" + rows)
     (tmp_path / "prompts.txt").write_text("It was\n")
     commands = commands_of("README.md")
     assert {shlex.split(command)[1] for command in commands} == {
-        *("fit", "predict", "evaluate", "inspect", "regroup", "compare")
+        *("fit", "predict", "evaluate", "inspect", "regroup", "compare", "importance", "longest")
     }
     for command in commands:
         words = shlex.split(command + (f" {SMALL}" if " fit " in command else ""))

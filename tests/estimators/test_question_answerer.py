@@ -133,6 +133,17 @@ def test_the_contract(fitted: QuestionAnswerer) -> None:
     assert search.best_params_["answering__longest_answer"] in (2, 9)
 
 
+def test_characters_without_pieces_do_not_hide_an_answer(fitted: QuestionAnswerer) -> None:
+    rows = [("What?", "the cafe\u0301 now"), ("What?", "the \u200eRome\u200f now")]
+    answers = [[("cafe\u0301", 4)], [("\u200eRome\u200f", 4)]]
+    data = fitted._dataset(rows, answers)
+    for (first, last), pieces, answer in zip(data.targets, data.pieces, ("cafe", "Rome"), strict=True):
+        context = rows[0][1] if answer == "cafe" else rows[1][1]
+        assert context[pieces.offsets[first][0] : pieces.offsets[last][1]].strip("\u200e\u200f\u0301") == answer
+    with pytest.warns(UserWarning, match="1 answers are longer than any window shows"):
+        fitted._dataset([("What?", "now lives " * 60)], [[("now lives " * 59 + "now", 0)]])
+
+
 def test_whole_contexts_are_held_out() -> None:
     model = make(training=SHORT, validation_fraction=0.34).fit(X, Y)
     assert model.results_["held_out_rows"] % 3 == 0  # three questions a context

@@ -141,6 +141,41 @@ def test_a_directory_there_and_back(fitted: TextClassifier, tmp_path: Path) -> N
     np.testing.assert_array_equal(opened.predict(TEXTS), regressor.predict(TEXTS))
 
 
+def test_other_peoples_labels_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    texts, classes = [f"thing{i}" for i in range(12)] * 3, [f"c{i:02}" for i in range(12)] * 3
+    model = make(training=TRAINING.replace(max_steps=2)).fit(texts, classes)
+    model.save(tmp_path)
+    (tmp_path / "transfuse.json").unlink()
+    values = json.loads((tmp_path / "config.json").read_text())
+    values["id2label"] = {str(i): f"c{i:02}" for i in range(12)}
+    (tmp_path / "config.json").write_text(json.dumps(values, sort_keys=True))
+    assert TextClassifier.load(tmp_path).classes_.tolist() == sorted(set(classes))
+    (tmp_path / "config.json").write_text(json.dumps(values | {"problem_type": "multi_label_classification"}))
+    assert TextClassifier.load(tmp_path).predict(texts[:2]).shape == (2, 12)
+    (tmp_path / "config.json").write_text(json.dumps(values | {"problem_type": "regression"}))
+    assert isinstance(transfuse.load(tmp_path), TextRegressor)
+    with pytest.raises(ModelDirectoryError, match="open it as a TextRegressor"):
+        TextClassifier.load(tmp_path)
+
+
+def test_a_fitted_encoder_survives_clones(fitted: TextClassifier) -> None:
+    encoder = TextEncoder(model=TINY, training=TRAINING.replace(max_steps=2), masking=MaskingConfig(context=16)).fit(
+        [". ".join(TEXTS[i : i + 4]) + "." for i in range(0, len(TEXTS), 2)]
+    )
+    short = make(encoder=encoder, training=TRAINING.replace(max_steps=2))
+    assert clone(short).encoder is encoder and len(cross_val_score(short, TEXTS, CLASSES, cv=2)) == 2
+
+
+def test_of_a_long_pair_the_longer_text_is_cut(fitted: TextClassifier) -> None:
+    long = "see the cat there now again " * 10
+    pairs = make(training=TRAINING.replace(max_steps=2)).fit([(a, a) for a in TEXTS], CLASSES)
+    with pytest.warns(UserWarning, match="are cut"):
+        one, other = pairs.predict_proba([(long, "find the oak"), (long, "see the rose")])
+    assert not np.allclose(one, other)
+    with pytest.warns(UserWarning, match="are cut"):
+        pairs.predict_proba([(long, long), ("cat", long), (long + "cat", long)])
+
+
 def test_what_cannot_be_learned(fitted: TextClassifier, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"y has 1 class \('animal'\)"):
         make().fit(TEXTS, ["animal"] * len(TEXTS))
@@ -154,6 +189,18 @@ def test_what_cannot_be_learned(fitted: TextClassifier, tmp_path: Path) -> None:
         fitted.predict(["cat", ""])
     with pytest.raises(DataError, match=r"y\[2\] is not a finite number"):
         TextRegressor(model=TINY).fit(TEXTS[:3], [1.0, 2.0, float("nan")])
+    for y, message in (
+        (["a"] * 35 + [None], r"y\[35\] is missing"),
+        ([0.5, 1.5] * 18, "does not hold classes"),
+        ([[0, 1], [1]] * 18, "as many labels in every row"),
+    ):
+        with pytest.raises(DataError, match=message):
+            make().fit(TEXTS, y)
+    with pytest.raises(DataError, match="validation has 1 texts and 2 targets"):
+        make().fit(TEXTS, CLASSES, validation=(["cat"], ["animal", "plant"]))
+    numbers = [(1.0, 2.0)] * len(TEXTS)
+    with pytest.raises(DataError, match="different numbers of columns"):
+        TextRegressor(model=TINY, training=TRAINING).fit(TEXTS, numbers, validation=(TEXTS[:2], [1.0, 2.0]))
     with pytest.raises(DataError, match="zeros and ones"):
         make().fit(TEXTS[:2], [[0, 2], [1, 0]])
     with pytest.raises(ConfigError, match="tokenizer="):

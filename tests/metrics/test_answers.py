@@ -44,7 +44,9 @@ def test_no_answer_is_right_only_where_there_is_none() -> None:
 def test_chinese_characters_are_words() -> None:
     exact, f1 = answer_scores([["北京大学"], ["《红楼梦》"]], ["北京", "红楼梦"])
     assert exact.value == 50 and f1.value == pytest.approx(100 * (2 * 2 / 6 + 1) / 2)
-    assert "words:characters" in f1.signature
+    assert "by character:2" in f1.signature
+    mixed, _ = answer_scores([["the cat"], ["北京"]], ["cat", "北京"])  # one does not change how the other is read
+    assert mixed.value == 100
 
 
 def test_one_answer_a_question() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +181,8 @@ def _fit(
 ) -> None:
     """Train once a seed, keep the model that is best on the held-out rows, and say how far the others are from it."""
     check_ours(out)
+    if seeds > 1 and held is None:  # seeds compare on the same rows
+        (X, y), held = _divided(X, y, common["validation_fraction"], seed)
     models = []
     for own in range(seed, seed + seeds):
         folder = out / ("training" if seeds == 1 else f"training-{own}")
@@ -202,6 +205,19 @@ def _fit(
             f"({min(values):.2f} to {max(values):.2f}); the best is kept"
         )
     typer.echo(str(out))
+
+
+def _divided(
+    X: list[Any], y: list[Any], fraction: float, seed: int
+) -> tuple[tuple[list[Any], list[Any]], tuple[list[Any], list[Any]]]:
+    """Rows to learn from and rows to judge by; rows of one second text, as questions on a context, stay together."""
+    keys = [row[1] if isinstance(row, tuple) else i for i, row in enumerate(X)]
+    order = list(dict.fromkeys(keys))
+    random.Random(seed).shuffle(order)
+    aside = set(order[: min(max(1, round(fraction * len(order))), len(order) - 1)])
+    sides = [[i for i, key in enumerate(keys) if (key in aside) == held] for held in (False, True)]
+    learned, judged = (([X[i] for i in side], [y[i] for i in side]) for side in sides)
+    return learned, judged
 
 
 def _numbers(path: Path, labels: list[str]) -> list[float]:

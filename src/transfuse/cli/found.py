@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from transfuse.cli.options import read_questions, read_rows
-from transfuse.cli.saved import load_model
+from transfuse.cli.saved import kind_of, load_model
 
 LINE_ENDS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 
@@ -24,13 +24,18 @@ def print_found(
     directory: Path, data: str, source: str | None, second: str | None, as_json: bool, device: str | None
 ) -> None:
     """What the model says of each row of `data`, one a line."""
-    if data.removesuffix(".gz").removesuffix(".xz").endswith(".json"):
-        rows: list[Any] = read_questions(Path(data), "drop").X
+    ids: list[str] = []
+    rows: list[Any]
+    if kind_of(directory) == "QuestionAnswerer" and source is None and second is None and ".json" in data.lower():
+        questions = read_questions(Path(data), "refuse", answers=False)
+        rows, ids = questions.X, questions.ids
     else:
         rows = read_rows(data, source, second)
     model = load_model(directory, device)
-    for row, (text, record) in zip(rows, _lines(model, rows), strict=True):
+    for number, (row, (text, record)) in enumerate(zip(rows, _lines(model, rows), strict=True)):
         given = {"source": row} if isinstance(row, str) else {"source": row[0], "second": row[1]}
+        if ids:
+            given["id"] = ids[number]
         typer.echo(json.dumps({**given, **record}, ensure_ascii=False) if as_json else text)
 
 

@@ -117,11 +117,11 @@ def read_tags(paths: list[Path], token_column: int, tag_column: int) -> Tagged:
     return read_tags(one_file(paths), token=token_column, tag=tag_column)
 
 
-def read_questions(path: Path, mismatched: str) -> Questions:
+def read_questions(path: Path, mismatched: str, answers: bool = True) -> Questions:
     """Questions of one file; answers left out or moved are counted on stderr."""
     from transfuse import read_questions
 
-    questions = read_questions(path, mismatched=mismatched)  # type: ignore[arg-type]
+    questions = read_questions(path, mismatched=mismatched, answers=answers)  # type: ignore[arg-type]
     if questions.dropped or questions.moved:
         say(f"{path}: {questions.dropped:,} answers left out and {questions.moved:,} moved, as they stand elsewhere")
     return questions

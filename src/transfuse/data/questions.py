@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from transfuse.data.text_files import open_bytes, read_lines, suffix_of
+from transfuse.data.text_files import DAMAGE, open_bytes, read_lines, suffix_of
 from transfuse.errors import ConfigError, DataError
 
 Answer = tuple[str, int]
@@ -32,27 +32,28 @@ class Questions:
         return len(self.X)
 
 
-def read_questions(path: str | Path, *, mismatched: Mismatched = "refuse") -> Questions:
+def read_questions(path: str | Path, *, mismatched: Mismatched = "refuse", answers: bool = True) -> Questions:
     """Read a SQuAD file, version 1 or 2 (.json), or .jsonl with `question`, `context` and `answers`; .gz and .xz too.
 
     An answer whose `answer_start` does not give its text is refused, left out ("drop"), or moved to where the text
     stands nearest in the context ("find"; left out if nowhere). A question that loses its last answer is left out with
-    it. Without answers (and without `is_impossible`) a question has none. Raises DataError naming file and question.
+    it. Without answers (and without `is_impossible`) a question has none; `answers=False` reads none at all. Raises
+    DataError naming file and question.
     """
     path = Path(path)
     if mismatched not in ("refuse", "drop", "find"):
         raise ConfigError(f"mismatched={mismatched!r} must be refuse, drop or find")
     found = Questions()
     for where, question, context, record in _json_rows(path) if suffix_of(path) == ".jsonl" else _squad(path):
-        answers = [] if record.get("is_impossible") else _answers(record.get("answers"), where)
+        given = [] if record.get("is_impossible") or not answers else _answers(record.get("answers"), where)
         kept: list[Answer] = []
-        for answer in answers:
+        for answer in given:
             placed = _placed(answer, context, mismatched, where)
             found.dropped += placed is None
             found.moved += placed is not None and placed != answer
             if placed is not None:
                 kept.append(placed)
-        if answers and not kept:
+        if given and not kept:
             continue
         found.X.append((question, context))
         found.y.append(kept)
@@ -138,7 +139,7 @@ def _squad(path: Path) -> Iterator[Row]:
             content = stream.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"{path}: byte {error.start + 1} is not UTF-8") from error
-        except (OSError, EOFError) as error:
+        except (OSError, *DAMAGE) as error:
             raise DataError(f"{path}: the compressed file is damaged or truncated ({error})") from error
     for i, article in enumerate(_list(_parsed(content, str(path)), "data", str(path))):
         where = f"{path}: data[{i}]"

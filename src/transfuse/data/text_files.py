@@ -19,7 +19,8 @@ STDIN = Path("stdin")
 """Stands for standard input, in reading and in errors: this very object, not a file of that name."""
 
 _OPENERS: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".xz": lzma.open}
-_DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+DAMAGE = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
+"""What damaged compression raises, besides OSError."""
 
 
 def open_bytes(path: Path) -> BinaryIO:
@@ -65,7 +66,7 @@ def _decoded(stream: BinaryIO, name: Path) -> Iterator[str]:
                 f"{name}:{number}: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}, "
                 "which is not UTF-8; convert the text (iconv -t UTF-8) first"
             ) from error
-        except (OSError, *_DAMAGE) as error:
+        except (OSError, *DAMAGE) as error:
             raise DataError(f"{name}:{number}: the compressed file is damaged or truncated ({error})") from error
         text = text.removeprefix("\ufeff") if number == 1 else text
         yield text.removesuffix("\n").removesuffix("\r")

@@ -16,7 +16,7 @@ from transfuse.estimators.text_regressor import TextRegressor
 from transfuse.estimators.token_tagger import TokenTagger
 from transfuse.models.bert import BertConfig, Head
 from transfuse.models.decoder import DecoderConfig
-from transfuse.pretrained.directory import read_config
+from transfuse.pretrained.directory import CONFIG, read_config, read_json
 from transfuse.pretrained.hub import local_directory
 
 Estimator = Seq2Seq | LanguageModel | TextEncoder | TextClassifier | TextRegressor | TokenTagger | QuestionAnswerer
@@ -35,6 +35,8 @@ def kind_of(folder: str | Path) -> str:
         config = read_config(folder)[1]
         if isinstance(config, BertConfig):
             name = _OF_HEAD.get(config.head, "TextEncoder")
+            if name == "TextClassifier" and read_json(folder / CONFIG).get("problem_type") == "regression":
+                name = "TextRegressor"
         else:
             name = "LanguageModel" if isinstance(config, DecoderConfig) else "Seq2Seq"
     if name not in _ESTIMATORS:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 from sklearn.utils.validation import check_is_fitted
 
@@ -23,7 +24,7 @@ from transfuse.estimators.trained import TrainedEstimator
 from transfuse.metrics.text_scores import Score
 from transfuse.models.bert import BertConfig, BertModel, Head
 from transfuse.nn.linear import packed
-from transfuse.pretrained.directory import load_model, save_model
+from transfuse.pretrained.directory import CONFIG, load_model, read_json, save_model
 from transfuse.pretrained.hub import local_directory
 from transfuse.training.config import TrainingConfig
 from transfuse.training.loop import Loss, mean_loss
@@ -86,6 +87,12 @@ class FineTuned(TrainedEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    def __sklearn_clone__(self) -> Self:
+        """A fitted encoder is where the copy starts from as well."""
+        settings = {name: value for name, value in self.get_params(deep=False).items() if name != "encoder"}
+        copies = {name: clone(value, safe=False) for name, value in settings.items()}
+        return type(self)(encoder=self.encoder, **copies)
+
     @property
     def default_training(self) -> TrainingConfig:
         """What `training=None` stands for."""
@@ -129,7 +136,7 @@ class FineTuned(TrainedEstimator):
             self.results_ = self._train(
                 folder, data, loss, score, seed=seed, identity=identity, resume=resume, config=config
             )
-        self.results_ |= {"held_out_loss": mean_loss(self.model_, held, loss, config), "held_out_rows": len(held)}
+        self.results_ |= {"held_out_loss": mean_loss(self.model_, held, loss, config)}
 
     def _judge(self, X: Sequence[Any], y: Any) -> None:
         """Add the scores on held-out rows to the results."""
@@ -211,6 +218,18 @@ class FineTuned(TrainedEstimator):
             raise ConfigError(f"select_by={self.training.select_by!r}: these models are judged by their loss")
 
 
+def label_names(folder: Path, n_labels: int) -> list[str]:
+    """The names of labels in a directory's config.json, in the order of their numbers.
+
+    Raises ModelDirectoryError unless there is one for each.
+    """
+    named = read_json(folder / CONFIG).get("id2label") or {}
+    missing = [number for number in range(n_labels) if str(number) not in named]
+    if missing or len(named) != n_labels:
+        raise ModelDirectoryError(f"{folder / CONFIG}: id2label has {len(named)} names for {n_labels} labels")
+    return [str(named[str(number)]) for number in range(n_labels)]
+
+
 def divided(
     n: int, fraction: float, seed: int, classes: np.ndarray | None = None, groups: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -218,8 +237,10 @@ def divided(
     if n < 2:
         raise DataError(f"{n} row; at least 2 are needed, one to learn from and one to judge by")
     n_aside = min(max(1, round(fraction * n)), n - 1)
-    if groups is not None and len(set(groups)) > 1:
-        kept, aside = next(GroupShuffleSplit(1, test_size=fraction, random_state=seed).split(groups, groups=groups))
+    n_groups = len(set(groups or ()))
+    if groups is not None and n_groups > 1:
+        n_aside = min(max(1, round(fraction * n_groups)), n_groups - 1)
+        kept, aside = next(GroupShuffleSplit(1, test_size=n_aside, random_state=seed).split(groups, groups=groups))
         return kept, aside
     if classes is not None:
         _, counts = np.unique(classes, return_counts=True)

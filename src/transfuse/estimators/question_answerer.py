@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from transfuse.data.questions import Answer, as_answers
 from transfuse.data.tags import MOST_CHARACTERS
 from transfuse.data.windows import windows
 from transfuse.data.wordpiece import Pieces, WordPieceConfig
-from transfuse.errors import ConfigError, DataError
+from transfuse.errors import ConfigError, DataError, TruncatedWarning
 from transfuse.estimators.fine_tuned import FineTuned, divided
 from transfuse.estimators.sequence_head import columns
 from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder
@@ -76,11 +77,13 @@ class FoundAnswer:
 
 @dataclass(frozen=True)
 class _Window:
-    """A question and a part of its context: which row, and the place where the context begins."""
+    """A question and a part of its context: which row, the place where the context begins, and which of the context's
+    pieces stands there."""
 
     row: int
     pieces: Pieces
     body: int
+    first: int
 
 
 class QuestionAnswerer(FineTuned):
@@ -202,16 +205,32 @@ class QuestionAnswerer(FineTuned):
             question = question.part(0, self.answering.longest_question)
             for first, last in windows(len(context), self.answering.room(len(question)), self.answering.overlap):
                 pieces = self.tokenizer_.join(question, context.part(first, last))
-                found.append(_Window(row, pieces, len(question) + 2))
+                found.append(_Window(row, pieces, len(question) + 2, first))
         return found
 
     def _dataset(self, rows: Sequence[tuple[str, str]], answers: Sequence[list[Answer]]) -> LabelledDataset:
         """Windows, with the places of the first and last piece of the answer, or of [CLS] where it is not inside."""
+        contexts = self.tokenizer_.encode_bare([context for _, context in rows])
+        spans = [
+            _span(context, one[0], f"row {row}") if one else None
+            for row, (context, one) in enumerate(zip(contexts, answers, strict=True))
+        ]
         cut = self._windows(rows)
-        return LabelledDataset(
-            [one.pieces for one in cut],
-            np.array([_ends(one, answers[one.row][0]) if answers[one.row] else (0, 0) for one in cut], np.int64),
-        )
+        targets = np.zeros((len(cut), 2), np.int64)
+        lost = {row for row, span in enumerate(spans) if span is not None}
+        for target, one in zip(targets, cut, strict=True):
+            span, n = spans[one.row], len(one.pieces) - 1 - one.body
+            if span is not None and one.first <= span[0] and span[1] < one.first + n:
+                target[:] = [place - one.first + one.body for place in span]
+                lost.discard(one.row)
+        if lost:
+            warnings.warn(
+                f"{len(lost)} answers are longer than any window shows and are learned as none (the first is of row "
+                f"{min(lost)})",
+                TruncatedWarning,
+                stacklevel=4,
+            )
+        return LabelledDataset([one.pieces for one in cut], targets)
 
     def _spans(self, window: _Window, ends_T2: np.ndarray) -> dict[tuple[int, int], float]:
         """Characters of the window's best answers, and what each scores."""
@@ -257,14 +276,10 @@ def _questions(X: Iterable[Any], name: str) -> list[tuple[str, str]]:
     return list(zip(first, second, strict=True))
 
 
-def _ends(window: _Window, answer: Answer) -> tuple[int, int]:
-    """Places of the answer's first and last piece in the window, both 0 if it is not all inside."""
+def _span(context: Pieces, answer: Answer, where: str) -> tuple[int, int]:
+    """The first and the last piece of the context that an answer touches; what leaves no piece does not count."""
     text, start = answer
-    body = range(window.body, len(window.pieces) - 1)
-    offsets = window.pieces.offsets
-    inside = [place for place in body if offsets[place][1] > start and offsets[place][0] < start + len(text)]
+    inside = [i for i, (a, b) in enumerate(context.offsets) if b > start and a < start + len(text)]
     if not inside:
-        return 0, 0
-    before, after = offsets[inside[0]][0], offsets[inside[-1]][1]
-    whole = before <= start + len(text) - len(text.lstrip()) and after >= start + len(text.rstrip())
-    return (inside[0], inside[-1]) if whole else (0, 0)
+        raise DataError(f"{where}: the answer {text!r} has no piece in the vocabulary")
+    return inside[0], inside[-1]

@@ -26,7 +26,7 @@ class SequenceHead(FineTuned):
     """An estimator that gives numbers for a text or a pair of texts."""
 
     HEAD: ClassVar[Head] = "sequence"
-    SAID: ClassVar[dict[str, Any]] = {"kind": "class", "classes": [], "mean": [], "scale": []}
+    SAID: ClassVar[dict[str, Any]] = {"kind": "", "classes": [], "mean": [], "scale": []}
 
     kind_: Literal["class", "labels", "number"]
 
@@ -45,6 +45,12 @@ class SequenceHead(FineTuned):
             further, further_seconds = columns(validation[0], "validation[0]")
             if (seconds is None) != (further_seconds is None):
                 raise DataError("X and validation[0] must both be texts or both be pairs")
+            if len(further) != len(validation[1]):
+                raise DataError(
+                    f"validation has {len(further)} texts and {len(validation[1])} targets; one each is needed"
+                )
+            if targets.shape[1:] != validation[1].shape[1:]:
+                raise DataError("y and validation[1] have different numbers of columns")
             kept, aside = np.arange(len(texts)), np.arange(len(texts), len(texts) + len(further))
             texts = texts + further
             seconds = None if seconds is None or further_seconds is None else seconds + further_seconds
@@ -52,7 +58,8 @@ class SequenceHead(FineTuned):
         self._begin([side[row] for side in (texts, seconds or []) for row in kept if side], n_labels, seed)
         pieces = cut(self.tokenizer_.encode(texts, seconds), self.model_.config.max_positions, self.tokenizer_)
         data, held = (LabelledDataset([pieces[row] for row in rows], targets[rows]) for rows in (kept, aside))
-        self._fine_tune(data, held, loss, seed, resume)
+        weights = None if loss.weights is None else list(loss.weights)
+        self._fine_tune(data, held, loss, seed, resume, kind=loss.kind, class_weights=weights)
         judged = [(texts[row], seconds[row]) for row in aside] if seconds else [texts[row] for row in aside]
         self._judge(judged, self._as_given(targets[aside]))
 
@@ -82,6 +89,7 @@ def columns(X: Any, name: str, longest: int = MAX_CHARACTERS) -> tuple[list[str]
     if not paired:
         return as_texts(rows, name, longest), None
     for row, pair in enumerate(rows):
-        if len(pair) != 2:
-            raise DataError(f"{name}[{row}]: {len(pair)} texts; a row is one text or a pair")
+        if isinstance(pair, str) or not hasattr(pair, "__len__") or len(pair) != 2:
+            n = len(pair) if isinstance(pair, tuple | list | np.ndarray) else 1
+            raise DataError(f"{name}[{row}]: {n} texts; a row is one text or a pair")
     return as_texts([a for a, _ in rows], name, longest), as_texts([b for _, b in rows], name, longest)

@@ -11,10 +11,12 @@ import torch
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score, f1_score
 from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
 
 from transfuse.data.wordpiece import WordPieceConfig
 from transfuse.errors import DataError, ModelDirectoryError
 from transfuse.estimators.about import ESTIMATOR
+from transfuse.estimators.fine_tuned import label_names
 from transfuse.estimators.sequence_head import SequenceHead, Texts
 from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder
 from transfuse.metrics.text_scores import Score
@@ -71,9 +73,7 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
         """
         with self._unchanged_on_failure():
             self._check_settings()
-            labels = np.asarray(y if hasattr(y, "__array__") else list(y))
-            if not len(labels):
-                raise DataError("y is empty; at least 2 rows are needed")
+            labels = _labels(y, "y")
             self.kind_ = "labels" if labels.ndim == 2 else "class"
             if self.kind_ == "labels":
                 self.classes_ = np.arange(labels.shape[1])
@@ -123,10 +123,10 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
 
     def _known(self, y: Iterable[Any]) -> np.ndarray:
         """Numbers of classes that y had."""
-        labels = np.asarray(y if hasattr(y, "__array__") else list(y))
+        labels = _labels(y, "validation[1]")
         if self.kind_ == "labels":
             return _indicators(labels, "validation[1]")
-        unknown = sorted(set(labels.tolist()) - set(self.classes_.tolist()))
+        unknown = [label for label in labels.tolist() if label not in set(self.classes_.tolist())]
         if unknown:
             raise DataError(f"validation[1] has {unknown[0]!r}, which is not among the classes of y")
         return np.searchsorted(self.classes_, labels)
@@ -135,13 +135,32 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
         return {"kind": self.kind_, "classes": self.classes_.tolist()}
 
     def _take_labels(self, folder: Path, about: dict[str, Any]) -> None:
-        self.kind_ = about["kind"]
-        names = about["classes"] or list((read_json(folder / CONFIG).get("id2label") or {}).values())
+        problem = read_json(folder / CONFIG).get("problem_type")
+        self.kind_ = about["kind"] or ("labels" if problem == "multi_label_classification" else "class")
+        if self.kind_ not in ("class", "labels") or problem == "regression":
+            raise ModelDirectoryError(f"{folder}: gives numbers, not classes; open it as a TextRegressor")
+        names = about["classes"] or label_names(folder, self.model_.config.n_labels)
         if len(names) != self.model_.config.n_labels:
             raise ModelDirectoryError(
                 f"{folder / ESTIMATOR}: {len(names)} classes, but the model has {self.model_.config.n_labels}"
             )
         self.classes_ = np.array(names)
+
+
+def _labels(y: Iterable[Any], name: str) -> np.ndarray:
+    """Classes, or zeros and ones, as an array. Raises DataError naming the row of a missing one, and for no classes."""
+    rows = list(y.to_numpy() if hasattr(y, "to_numpy") else y)
+    if not rows:
+        raise DataError(f"{name} is empty; at least 2 rows are needed")
+    missing = [i for i, label in enumerate(rows) if label is None or (isinstance(label, float) and label != label)]
+    if missing:
+        raise DataError(f"{name}[{missing[0]}] is missing")
+    try:
+        labels = np.asarray(rows)
+        check_classification_targets(labels[:, 0] if labels.ndim == 2 else labels)
+    except ValueError as error:
+        raise DataError(f"{name} does not hold classes, or as many labels in every row ({error})") from error
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def _indicators(labels: np.ndarray, name: str) -> np.ndarray:

@@ -290,13 +290,23 @@ def cut(pieces: list[Pieces], longest: int, tokenizer: WordPiece) -> list[Pieces
         TruncatedWarning,
         stacklevel=4,
     )
-    last = tokenizer.id_of("[SEP]")
     for row in long:
-        one, n = pieces[row], longest - 1
-        pieces[row] = Pieces(
-            [*one.ids[:n], last], one.segments[:longest], [*one.offsets[:n], (0, 0)], [*one.words[:n], None]
-        )
+        pieces[row] = tokenizer.join(*_shortened(pieces[row], longest))
     return pieces
+
+
+def _shortened(one: Pieces, longest: int) -> list[Pieces]:
+    """The text, or the two, without special tokens, cut until they fit with them: of two the longer one first."""
+    n_first = one.segments.count(0)
+    parts = [one.part(1, n_first - 1)]
+    if n_first < len(one):
+        parts.append(one.part(n_first, len(one) - 1))
+    room = longest - 1 - len(parts)
+    if len(parts) == 1:
+        return [parts[0].part(0, room)]
+    half = room // 2
+    first = min(len(parts[0]), max(room - len(parts[1]), half))
+    return [parts[0].part(0, first), parts[1].part(0, room - first)]
 
 
 def held_out_tail(documents: list[list[str]], fraction: float) -> tuple[list[list[str]], list[list[str]]]:

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.metrics import mean_absolute_error, r2_score
 
-from transfuse.errors import DataError
+from transfuse.errors import DataError, ModelDirectoryError
 from transfuse.estimators.sequence_head import SequenceHead, Texts
 from transfuse.metrics.text_scores import Score
 from transfuse.training.classification import SequenceLoss
@@ -30,13 +30,16 @@ class TextRegressor(RegressorMixin, SequenceHead):  # type: ignore[misc]
             self._check_settings()
             self.kind_ = "number"
             numbers = _numbers(y, "y")
-            self._one = numbers.ndim == 1
+            self._one = numbers.ndim == 1 or numbers.shape[1] == 1
             columns = numbers.reshape(len(numbers), -1)
             self.mean_, self.scale_ = columns.mean(0), columns.std(0)
             self.scale_ = np.where(self.scale_ > 0, self.scale_, 1.0)
             held = None
             if validation is not None:
-                held = validation[0], self._scaled(_numbers(validation[1], "validation[1]"))
+                further = _numbers(validation[1], "validation[1]")
+                if further.shape[1:] != numbers.shape[1:]:
+                    raise DataError("y and validation[1] have different numbers of columns")
+                held = validation[0], self._scaled(further)
             self._learn(X, self._scaled(numbers), columns.shape[1], SequenceLoss("number"), held, resume)
         return self
 
@@ -66,6 +69,8 @@ class TextRegressor(RegressorMixin, SequenceHead):  # type: ignore[misc]
 
     def _take_labels(self, folder: Path, about: dict[str, Any]) -> None:
         n = self.model_.config.n_labels
+        if about["kind"] not in ("", "number"):
+            raise ModelDirectoryError(f"{folder}: gives classes, not numbers; open it as a TextClassifier")
         self.kind_, self._one = "number", n == 1
         self.mean_, self.scale_ = np.array(about["mean"] or [0.0] * n), np.array(about["scale"] or [1.0] * n)
 

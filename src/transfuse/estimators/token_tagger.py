@@ -19,15 +19,14 @@ from transfuse.data.batches import IGNORED
 from transfuse.data.labelled import LabelledDataset
 from transfuse.data.tags import Mark, as_marks, as_tags, as_words
 from transfuse.data.windows import deciding_windows, windows
-from transfuse.data.wordpiece import Pieces, word_places
+from transfuse.data.wordpiece import Pieces, WordPieceConfig, word_places
 from transfuse.errors import ConfigError, DataError, ModelDirectoryError
 from transfuse.estimators.about import ESTIMATOR
-from transfuse.estimators.fine_tuned import FineTuned, divided
+from transfuse.estimators.fine_tuned import FineTuned, divided, label_names
 from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder
 from transfuse.metrics.entities import OUTSIDE, Scheme, entities_of, entity_scores, tags_of
 from transfuse.metrics.text_scores import Score
 from transfuse.models.bert import BertConfig, Head
-from transfuse.pretrained.directory import CONFIG, read_json
 from transfuse.training.config import TrainingConfig
 from transfuse.training.tagging import piece_logits, tagging_loss
 
@@ -125,7 +124,7 @@ class TokenTagger(FineTuned):
         *,
         encoder: str | Path | TextEncoder | None = None,
         model: BertConfig = MODEL,
-        tokenizer: Any = TOKENS,
+        tokenizer: WordPieceConfig = TOKENS,
         training: TrainingConfig | None = None,
         scheme: Scheme | None = None,
         validation_fraction: float = 0.1,
@@ -306,7 +305,7 @@ class TokenTagger(FineTuned):
         return {"classes": self.classes_.tolist(), "scheme": self.scheme_}
 
     def _take_labels(self, folder: Path, about: dict[str, Any]) -> None:
-        names = about["classes"] or list((read_json(folder / CONFIG).get("id2label") or {}).values())
+        names = about["classes"] or label_names(folder, self.model_.config.n_labels)
         if len(names) != self.model_.config.n_labels:
             raise ModelDirectoryError(
                 f"{folder / ESTIMATOR}: {len(names)} tags, but the model has {self.model_.config.n_labels}"

@@ -29,15 +29,17 @@ def answer_scores(wanted: Sequence[Sequence[str]], found: Sequence[str]) -> list
     """
     if len(wanted) != len(found) or not found:
         raise DataError(f"{len(found)} answers for {len(wanted)} questions; one each is needed")
-    unspaced = any(_CHARACTER.search(text) for texts in wanted for text in texts)
-    words = _characters if unspaced else _words
     exact = f1 = 0.0
+    n_unspaced = 0
     for texts, text in zip(wanted, found, strict=True):
+        unspaced = any(map(_CHARACTER.search, texts))
+        n_unspaced += unspaced
+        words = _characters if unspaced else _words
         ours = words(text)
         theirs = [right for right in map(words, texts) if right] or [[]]
         exact += any(ours == right for right in theirs)
         f1 += max(_f1(ours, right) for right in theirs)
-    rule = f"words:{'characters' if unspaced else 'squad'}|questions:{len(found)}|version:{transfuse.__version__}"
+    rule = f"words:squad|by character:{n_unspaced}|questions:{len(found)}|version:{transfuse.__version__}"
     return [Score("exact match", 100 * exact / len(found), rule), Score("F1", 100 * f1 / len(found), rule)]
 
 

@@ -45,10 +45,11 @@ def tags_of(entities: Sequence[Span], n: int, scheme: Scheme) -> list[str]:
     """Tags of `n` words that hold these entities, which must not overlap."""
     tags = [OUTSIDE] * n
     for first, last, kind in entities:
-        tags[first:last] = [f"I-{kind}"] * (last - first)
-        tags[first] = f"B-{kind}"
+        own = f"-{kind}" if kind else ""
+        tags[first:last] = [f"I{own}"] * (last - first)
+        tags[first] = f"B{own}"
         if scheme == "bioes":
-            tags[last - 1] = f"E-{kind}" if last - first > 1 else f"S-{kind}"
+            tags[last - 1] = f"E{own}" if last - first > 1 else f"S{own}"
     return tags
 
 
