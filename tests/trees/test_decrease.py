@@ -10,6 +10,7 @@ from sklearn.ensemble import (
     ExtraTreesClassifier,
     ExtraTreesRegressor,
     GradientBoostingClassifier,
+    GradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
 )
@@ -75,6 +76,15 @@ def test_numbers_are_as_in_scikit_learn(model: Any, weights: Any) -> None:
     assert ensemble.trees.learned is not None
     found = training_decrease(ensemble.trees, ensemble.trees.learned, "variance", each=True)
     np.testing.assert_allclose(found, model.feature_importances_, rtol=0, atol=1e-12)
+
+
+def test_gain_of_gradient_boosting_is_what_scikit_learn_shares_out() -> None:
+    """Its trees are grown on residuals, and so is its `feature_importances_`: not the Gini impurity of y."""
+    for model in (GradientBoostingClassifier(n_estimators=5), GradientBoostingRegressor(n_estimators=5)):
+        model.fit(X, CLASSES, sample_weight=WEIGHTS)
+        trees = read_trees(model).trees
+        gain = trees.per_feature(trees.gain)
+        np.testing.assert_allclose(gain / gain.sum(), model.feature_importances_, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("measure", ["gini", "information"])
