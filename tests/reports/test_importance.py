@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.ensemble import GradientBoostingRegressor, RandomForestClassifier, RandomForestRegressor
+import xgboost
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.tree import DecisionTreeClassifier
 
 from transfuse import ConfigError, DataError, forest_importance, tree_importance
@@ -131,3 +137,34 @@ def test_a_forest_for_a_table_with_text_and_holes() -> None:
     ):
         with pytest.raises(DataError, match=message):
             forest_importance(rows, target)
+
+
+def test_links_that_cannot_be_followed_are_refused_and_single_columns_are_columns() -> None:
+    y = (FRAME["true"] > 0).astype(float)
+    X, held = FRAME[["true", "noise"]][TRAIN], FRAME[["true", "noise"]][HELD]
+    for model in (
+        xgboost.XGBRegressor(n_estimators=3, objective="reg:logistic"),
+        GradientBoostingClassifier(n_estimators=3, loss="exponential"),
+    ):
+        with pytest.raises(DataError, match="cannot be shuffled"):
+            tree_importance(model.fit(X, y[TRAIN]), held, y[HELD], X_train=X, y_train=y[TRAIN])
+    forest = RandomForestClassifier(5, random_state=0).fit(X, y[TRAIN])
+    flat, column = (tree_importance(forest, held, one).score for one in (y[HELD], y[HELD].to_frame()))
+    assert flat == column > 0.9
+    stopped = xgboost.XGBClassifier(n_estimators=40, early_stopping_rounds=1)
+    stopped.fit(X, y[TRAIN], eval_set=[(held, y[HELD])], verbose=False)
+    found = tree_importance(stopped, held, y[HELD], X_train=X, y_train=y[TRAIN])
+    assert found.score == pytest.approx(stopped.score(held, y[HELD]))
+    with pytest.raises(DataError, match="y_train has 3"):
+        tree_importance(stopped, held, y[HELD], X_train=X, y_train=y[:3])
+
+
+def test_figures_do_not_depend_on_the_scale_of_weights() -> None:
+    X = FRAME[["true", "noise"]]
+    informed = []
+    for weight in (1.0, 1 / 64):
+        forest = RandomForestClassifier(5, random_state=0, bootstrap=False).fit(
+            X[TRAIN], Y[TRAIN], sample_weight=np.full(250, weight)
+        )
+        informed.append(tree_importance(forest, X[HELD], Y[HELD]).table["information_held_out"])
+    np.testing.assert_allclose(*informed, rtol=1e-9)

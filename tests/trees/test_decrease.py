@@ -154,5 +154,16 @@ def test_noise_of_many_values_leads_on_training_rows_and_not_on_others() -> None
         assert trees.learned is not None
         assert training_decrease(trees, trees.learned, "gini", each=True).argmax() == 6  # the normal noise
         held = rows_decrease(trees, trees.learned, rows[300:], Target(np.eye(2)[y[300:]][:, None], True), each=True)
-        assert held["gini"].argmax() == 0 and held["information"].argmax() == 0
+        assert held["gini"].argmax() == 0 and held["information"][0] > held["information"][2:].max()
         assert (held["gini"][1:] < 0).all()
+
+
+def test_numbers_far_from_zero_lose_nothing() -> None:
+    model = DecisionTreeRegressor(max_depth=4, random_state=0).fit(X[:100], NUMBERS[:100])
+    trees = read_trees(model).trees
+    found = []
+    for offset in (0.0, 1e8):
+        learned = learned_from(trees, X[:100], Target((NUMBERS[:100] + offset)[:, None, None], False))
+        held = Target((NUMBERS[100:] + offset)[:, None, None], False)
+        found.append(rows_decrease(trees, learned, X[100:], held, each=True)["variance"])
+    np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-7)

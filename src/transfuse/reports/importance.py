@@ -111,10 +111,13 @@ def tree_importance(
         raise ConfigError(f"n_repeats={n_repeats}, noise={noise}, correlated={correlated}: at least 1, 0 and above 0")
     if (noise or drop) and X_train is None:
         raise ConfigError("noise and drop fit the model again, which needs X_train and y_train")
-    X, y = _table(X, "X", model), np.asarray(y)
+    X, y = _table(X, "X", model), _column(y)
     if len(X) != len(y):
         raise DataError(f"X has {len(X)} rows and y has {len(y)}; they must be equally many")
-    train = None if X_train is None else (_table(X_train, "X_train", model), np.asarray(y_train))
+    train = None if X_train is None else (_table(X_train, "X_train", model), _column(y_train))
+    for name, one in (("y_train", None if train is None else train[1]), ("sample_weight", sample_weight)):
+        if one is not None and train is not None and len(one) != len(train[0]):
+            raise DataError(f"X_train has {len(train[0])} rows and {name} has {len(one)}; they must be equally many")
     draw = check_random_state(random_state)
     seed = int(draw.randint(np.iinfo(np.int32).max + 1))
     if noise and train is not None:
@@ -133,7 +136,7 @@ def tree_importance(
         table["dropped"] = _dropped(seen, X, y, scoring, score)
     name = scoring or seen.scoring
     table = table.sort_values("permutation", ascending=False, kind="stable")
-    chance = chance_of(seen, y, scoring)
+    chance = chance_of(seen, y if train is None else train[1], y, scoring)
     sentences = _sentences(table, X, score, chance, name, groups, [str(c) for c in X.columns][len(X.columns) - noise :])
     return Importance(table, score, chance, name, len(X), sentences)
 
@@ -159,6 +162,14 @@ def _table(X: Any, name: str, model: Any) -> pd.DataFrame:
         if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind) or str(kind) == "category"):
             raise DataError(f"{name}: column {column!r} holds {kind}, expected numbers; encode it as for the model")
     return frame
+
+
+def _column(y: Any) -> np.ndarray:
+    """y as an array; of a single column, that column."""
+    if y is None:
+        raise DataError("X_train is given without y_train")
+    values = np.asarray(y)
+    return values[:, 0] if values.ndim == 2 and values.shape[1] == 1 else values
 
 
 def _with_noise(X: pd.DataFrame, n: int, draw: np.random.Generator) -> pd.DataFrame:

@@ -48,7 +48,10 @@ class SeenTrees:
             if not np.isfinite(numbers).all():
                 raise DataError(f"{name}[{np.flatnonzero(~np.isfinite(numbers).all(1))[0]}] is not a finite number")
             return Target(numbers[:, :, None], False)
-        lists = self.model.classes_ if columns.shape[1] > 1 else [self.model.classes_]
+        several = isinstance(self.model.classes_, list)
+        lists = self.model.classes_ if several else [self.model.classes_]
+        if len(lists) != columns.shape[1]:
+            raise DataError(f"{name} has {columns.shape[1]} columns, but the model has {len(lists)} outputs")
         most = max(map(len, lists))
         values = np.zeros((len(y), columns.shape[1], most))
         for output, classes in enumerate(lists):
@@ -112,17 +115,17 @@ def scorer_of(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray, scoring: str | No
     """Scores sums of the trees as `scoring` scores the model. Raises DataError where they are not the model's."""
     ensemble, model = seen.ensemble, seen.model
     given = X if hasattr(model, "feature_names_in_") else X.to_numpy()
-    if y.ndim > 1 and y.shape[1] > 1:
+    n_outputs = 1 if y.ndim == 1 else y.shape[1]
+    if n_outputs > 1:
+        if not ensemble.is_forest:
+            raise DataError(f"a {type(model).__name__} of several outputs cannot be shuffled; give one at a time")
         return _several_outputs(seen, y, scoring)
-    base = 0.0
+    own = summed(ensemble.trees, rows)
+    base: Any = 0.0
     if not ensemble.is_forest:
         margins = np.asarray(ensemble.margins(given), np.float64).reshape(len(X), -1)
-        differences = margins - summed(ensemble.trees, rows)
-        base = np.median(differences, axis=0)
-        if not np.allclose(differences, base, rtol=1e-4, atol=1e-4):
-            raise DataError(
-                f"a {type(model).__name__} whose margins are not a constant and its trees' sum cannot be shuffled"
-            )
+        base = np.median(margins - own, axis=0)
+    _check_predictions(seen, given, own + base)
     double = _ClassSums(model.classes_) if seen.of_classes else _NumberSums()
     if scoring is None and seen.of_classes:
         codes = np.searchsorted(model.classes_, y)  # scikit-learn's accuracy compares names, which takes longer
@@ -139,6 +142,23 @@ def scorer_of(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray, scoring: str | No
         return float(scorer(double.of(*_predictions(ensemble, sums + base)), None, y))
 
     return score
+
+
+def _check_predictions(seen: SeenTrees, given: Any, margins: np.ndarray) -> None:
+    """Raise DataError unless what is made of the trees' sums is what the model says."""
+    model = seen.model
+    if hasattr(model, "save_raw"):
+        raise DataError("a bare XGBoost Booster does not say what its margins mean; give its estimator")
+    shares, numbers = _predictions(seen.ensemble, margins)
+    theirs = np.asarray(model.predict(given) if shares is None else model.predict_proba(given), np.float64)
+    ours = numbers if shares is None else shares
+    assert ours is not None
+    apart = 1e-4 * max(float(np.abs(theirs).max()), 1e-300)
+    if theirs.shape != ours.shape or not np.allclose(ours, theirs, rtol=1e-4, atol=apart):
+        raise DataError(
+            f"a {type(model).__name__} whose predictions are not made of its trees' sums in a known way "
+            "(an objective, or columns of categories, that cannot be followed) cannot be shuffled"
+        )
 
 
 def _named_scorer(seen: SeenTrees, scoring: str | None) -> Any:
@@ -180,14 +200,13 @@ def _several_outputs(seen: SeenTrees, y: np.ndarray, scoring: str | None) -> Sco
     return score
 
 
-def chance_of(seen: SeenTrees, y: np.ndarray, scoring: str | None) -> float:
-    """The score of a model that says the same of every row: what the roots learned."""
-    roots = seen.ensemble.trees.roots[:-1]
-    says = seen.learned.says[roots].mean(0)
+def chance_of(seen: SeenTrees, known: np.ndarray, y: np.ndarray, scoring: str | None) -> float:
+    """The score on `y` of a model that says the same of every row: shares of the classes, or the mean, of `known`."""
+    says = seen.target(known, "y").values.mean(0)
     if len(says) > 1:
         sums = np.tile(says.reshape(1, -1), (len(y), 1)) * seen.ensemble.trees.n_trees
         return _several_outputs(seen, y, scoring)(sums)
     double = _ClassSums(seen.model.classes_) if seen.of_classes else _NumberSums()
     constant = np.tile(says[0], (len(y), 1))
-    known = double.of(constant, None) if seen.of_classes else double.of(None, constant[:, 0])
-    return float(_named_scorer(seen, scoring)(known, None, y))
+    told = double.of(constant, None) if seen.of_classes else double.of(None, constant[:, 0])
+    return float(_named_scorer(seen, scoring)(told, None, y))

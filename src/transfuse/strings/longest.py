@@ -71,7 +71,7 @@ def longest_distinct(
 ) -> Distinct:
     """The longest window of `x` in which nothing occurs twice, the first of several.
 
-    `x` is a string, or any sequence, array or iterable of hashable elements (None and NaN are elements as others are).
+    `x` is a string, or any sequence, array or iterable of hashable elements (None is an element as others are).
     Of strings, `graphemes`, `normalise` and `casefold` say what an element is, and places count elements of the text
     after these changes. Raises DataError for an element that cannot be hashed.
     """
@@ -185,6 +185,8 @@ def _elements(x: Iterable[Hashable], reading: Reading) -> Any:
         raise ConfigError("graphemes, normalise and casefold are for strings")
     if isinstance(x, bytes | bytearray):
         return np.frombuffer(bytes(x), np.uint8)
+    if hasattr(x, "__array__"):
+        x = np.asarray(x)  # a tensor, a column
     if isinstance(x, np.ndarray):
         if x.ndim != 1:
             raise DataError(f"an array of {x.ndim} dimensions; expected one")

@@ -37,14 +37,16 @@ class Target:
 
 def learned_from(trees: Trees, X: np.ndarray, target: Target, weights: np.ndarray | None = None) -> Learned:
     """What nodes learn from rows, each with its weight."""
-    sums = _sums(trees, X, target, weights)
+    centre = _centre(target)
+    sums = _sums(trees, X, target, weights, centre)
     weight = sums[:, :, :1].mean(1)[:, 0] if not target.of_classes else sums.sum(2).mean(1)
     full = np.maximum(weight, np.finfo(float).tiny)[:, None, None]
     if target.of_classes:
-        return Learned(weight, sums / full)
+        used = 1.0 if weights is None else np.asarray(weights)[np.asarray(weights) > 0].mean()
+        return Learned(weight, sums / full, row=np.full(len(weight), used))
     mean = sums[:, :, 1:2] / full
     lost = sums[:, :, 2] - sums[:, :, 1] * mean[:, :, 0]
-    return Learned(weight, mean, lost.mean(1))
+    return Learned(weight, mean + centre, lost.mean(1))
 
 
 def training_decrease(trees: Trees, learned: Learned, measure: Measure, *, each: bool) -> np.ndarray:
@@ -70,13 +72,14 @@ def rows_decrease(
 
     `weights` is one row for all trees, (1, n), or one a tree.
     """
-    sums = _sums(trees, X, target, weights)
+    centre = _centre(target)
+    sums = _sums(trees, X, target, weights, centre)
     roots = trees.roots[:-1]
     reached = sums.sum(2).mean(1)[roots] if target.of_classes else sums[:, :, 0].mean(1)[roots]
     found: dict[Measure, np.ndarray] = {}
     for measure in target.measures:
         spent = _per_tree(trees, _learned_loss(learned, measure)) / learned.weight[roots, None]
-        gained = _per_tree(trees, _loss(trees, learned, sums, measure)) / np.maximum(reached, 1e-300)[:, None]
+        gained = _per_tree(trees, _loss(trees, learned, sums, measure, centre)) / np.maximum(reached, 1e-300)[:, None]
         totals = spent.sum(1)
         used = (totals > 0) & (reached > 0)
         if each:
@@ -87,9 +90,15 @@ def rows_decrease(
     return found
 
 
-def _sums(trees: Trees, X: np.ndarray, target: Target, weights: np.ndarray | None) -> np.ndarray:
+def _centre(target: Target) -> np.ndarray:
+    """The mean of numbers, (O, 1), which is taken from them before they are squared; nothing of classes."""
+    mean: np.ndarray = target.values.mean(0)
+    return np.zeros_like(mean) if target.of_classes else mean
+
+
+def _sums(trees: Trees, X: np.ndarray, target: Target, weights: np.ndarray | None, centre: np.ndarray) -> np.ndarray:
     """Of the rows that reach each node: weights of classes, (nodes, O, C), or sums of 1, y and y² (nodes, O, 3)."""
-    values = target.values
+    values = target.values - centre
     if not target.of_classes:
         values = np.concatenate([np.ones_like(values), values, values**2], axis=2)
     flat = gathered(trees, X, values.reshape(len(values), -1), weights)
@@ -107,7 +116,7 @@ def _learned_loss(learned: Learned, measure: Measure) -> np.ndarray:
     return learned.lost
 
 
-def _loss(trees: Trees, learned: Learned, sums: np.ndarray, measure: Measure) -> np.ndarray:
+def _loss(trees: Trees, learned: Learned, sums: np.ndarray, measure: Measure, centre: np.ndarray) -> np.ndarray:
     """Loss of other rows at each node, summed over them."""
     p = learned.says
     if measure == "gini":
@@ -116,9 +125,10 @@ def _loss(trees: Trees, learned: Learned, sums: np.ndarray, measure: Measure) ->
         # one row that is as all rows are, or a class a node never saw would cost infinitely much
         roots = trees.roots[:-1][trees.tree_of]
         weight = learned.weight[:, None, None]
-        shares = (weight * p + p[roots]) / (weight + 1)
+        row = 1.0 if learned.row is None else learned.row[:, None, None]
+        shares = (weight * p + row * p[roots]) / (weight + row)
         return -np.where(sums > 0, sums * np.log2(np.where(shares > 0, shares, 2.0**-53)), 0).sum(2).mean(1)
-    mean = p[:, :, 0]
+    mean = p[:, :, 0] - centre[:, 0]
     return (sums[:, :, 2] - 2 * mean * sums[:, :, 1] + mean**2 * sums[:, :, 0]).mean(1)
 
 

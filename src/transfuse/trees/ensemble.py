@@ -18,11 +18,12 @@ LEAF = -1
 class Learned:
     """What each node saw in training: the `weight` of its rows, what it `says` of them (nodes, O outputs, C): shares of
     classes, or a mean (C is 1), and for numbers the summed squares of their distances to it (`lost`, over outputs the
-    mean)."""
+    mean). `row` is the weight of one row, 1 where it is None."""
 
     weight: np.ndarray
     says: np.ndarray
     lost: np.ndarray | None = None
+    row: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ def _joined_learned(parts: Sequence[Learned]) -> Learned:
         np.concatenate([part.weight for part in parts]),
         np.concatenate([part.says for part in parts]),
         np.concatenate(lost) if len(lost) == len(parts) else None,
+        np.concatenate([np.ones(len(part.weight)) if part.row is None else part.row for part in parts]),
     )
 
 

@@ -12,8 +12,8 @@ from transfuse.trees.walk import changes, summed
 MEMORY = 2**29
 """Bytes of the sums that are held at once."""
 
-DECIMALS = 12
-"""Of sums of trees, far above their rounding errors and far below what they mean."""
+GRAIN = 1e-12
+"""Share of the largest sum of trees that sums are rounded to: above their rounding errors, below what they mean."""
 
 Scorer = Callable[[np.ndarray], float]
 """Sums of the trees, (rows, outputs), to a score, higher is better."""
@@ -35,7 +35,8 @@ def shuffles(n: int, n_repeats: int, seed: int) -> np.ndarray:
 def permutation_losses(trees: Trees, X: np.ndarray, score: Scorer, orders: np.ndarray) -> np.ndarray:
     """What the score loses for each column in each order, (columns, repeats)."""
     own = summed(trees, X)
-    whole = score(np.round(own, DECIMALS))
+    grain = max(float(np.abs(own).max()) * GRAIN, 1e-300)
+    whole = score(np.round(own / grain) * grain)
     block = max(1, MEMORY // (len(orders) * own.nbytes))
     found = np.zeros((trees.n_features, len(orders)))
     for first in range(0, trees.n_features, block):
@@ -44,7 +45,7 @@ def permutation_losses(trees: Trees, X: np.ndarray, score: Scorer, orders: np.nd
         for column in range(n):
             # equal sums must stay equal, added up in whatever order: scores by rank care
             found[first + column] = [
-                whole - score(np.round(own + part, DECIMALS)) for part in moved[:, column].swapaxes(0, 1)
+                whole - score(np.round((own + part) / grain) * grain) for part in moved[:, column].swapaxes(0, 1)
             ]
     return found
 

@@ -41,12 +41,13 @@ def read_trees(model: Any) -> Ensemble:
     name = type(model).__name__
     if hasattr(model, "get_booster") or (name == "Booster" and hasattr(model, "save_raw")):
         booster = model.get_booster() if hasattr(model, "get_booster") else model
-        trees, logarithm = xgboost_trees(booster)
+        best = booster.attributes().get("best_iteration")  # predictions stop there
+        trees, logarithm = xgboost_trees(booster if best is None else booster[: int(best) + 1])
         return _boosted(model, trees, lambda X: _xgboost_margins(model, booster, X), logarithm)
     if hasattr(model, "booster_") or (name == "Booster" and hasattr(model, "dump_model")):
         booster = model.booster_ if hasattr(model, "booster_") else model
         trees, logarithm = lightgbm_trees(booster)
-        return _boosted(model, trees, lambda X: booster.predict(_values(X), raw_score=True), logarithm)
+        return _boosted(model, trees, lambda X: booster.predict(X, raw_score=True), logarithm)
     if hasattr(model, "_predictors") and hasattr(model, "_preprocess_X"):
         trees, encode, logarithm = histogram_trees(model)
         if hasattr(model, "classes_"):
@@ -72,18 +73,22 @@ def read_trees(model: Any) -> Ensemble:
 
 def _boosted(model: Any, trees: Trees, margins: Callable[[Any], np.ndarray], logarithm: bool) -> Ensemble:
     link: Link = "logits" if hasattr(model, "classes_") else "exponential" if logarithm else "identity"
-    return Ensemble(trees, _values, margins, link)
+    return Ensemble(trees, _codes, margins, link)
 
 
-def _values(X: Any) -> np.ndarray:
-    """A table as numbers; of a column of categories, their numbers."""
-    if hasattr(X, "dtypes") and hasattr(X, "items"):
+def _values(X: Any, codes: bool = False) -> np.ndarray:
+    """A table as numbers; with `codes`, of a column of categories their numbers."""
+    if codes and hasattr(X, "dtypes") and hasattr(X, "items"):
         columns = [
             column.cat.codes.replace(-1, np.nan) if str(column.dtype) == "category" else column
             for _, column in X.items()
         ]
         return np.column_stack([np.asarray(column, np.float64) for column in columns])
     return np.asarray(X, np.float64)
+
+
+def _codes(X: Any) -> np.ndarray:
+    return _values(X, codes=True)
 
 
 def _xgboost_margins(model: Any, booster: Any, X: Any) -> np.ndarray:

@@ -19,7 +19,8 @@ def forest_trees(model: Any) -> Trees:
         nodes = _nodes(tree, tree.value.reshape(tree.node_count, -1))  # outputs one behind another
         weight = tree.weighted_n_node_samples
         if hasattr(model, "classes_"):
-            nodes.learned = Learned(weight, tree.value)
+            row = np.full(len(weight), weight[0] / tree.n_node_samples[0])
+            nodes.learned = Learned(weight, tree.value, row=row)
         elif member.criterion in ("squared_error", "friedman_mse"):  # whose impurity is the variance
             nodes.learned = Learned(weight, tree.value, weight * tree.impurity)
         found.append(nodes)
