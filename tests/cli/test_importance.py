@@ -46,6 +46,7 @@ def test_bad_tables_are_named(table: Path, tmp_path: Path) -> None:
         ("a,\n1,2\n", "t.csv:1: column 2 has no name"),
         ("a,b\n", "no rows in it"),
         ("", "empty; a table begins"),
+        ("a,b\n1,2\ninf,3\n", "row 2, column 'a': inf is not a finite number"),
         ('a,b\n"1,2\n', "t.csv:2: unexpected end of data"),
     ):
         path = tmp_path / "t.csv"
@@ -55,7 +56,13 @@ def test_bad_tables_are_named(table: Path, tmp_path: Path) -> None:
     code, last = failure("importance", table, "--target", "nothing")
     assert code == 2 and "has no column 'nothing'; it has 'x', 'letter', 'answer'" in last
     code, last = failure("importance", table, "--target", "answer", "--trees", "3", "--picture", tmp_path / "a.docx")
-    assert code == 1 and "cannot draw" in last
+    assert code == 2 and "the ending must be .png, .svg or .pdf" in last
+    code, output, messages = call(
+        "importance", table, "--target", "answer", "--trees", "3", "--picture", tmp_path / "no" / "a.png"
+    )
+    assert code == 1 and "The model scores" in output and "cannot draw" in messages
+    code, last = failure("importance", table, "--target", "answer", "--trees", "3", "--scoring", "f1")
+    assert code == 2 and "scoring='f1' cannot judge this y" in last
     code, last = failure("importance", tmp_path / "t.txt", "--target", "b")
     assert code == 2 and "cannot tell the format" in last
 

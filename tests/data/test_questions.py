@@ -50,6 +50,8 @@ def test_answers_that_stand_elsewhere(tmp_path: Path) -> None:
     assert len(dropped) == 1 and (dropped.dropped, dropped.moved) == (2, 0)
     found = read_questions(path, mismatched="find")
     assert found.y == [[("Rome", 13)], [("old", 8)]] and (found.dropped, found.moved) == (1, 1)
+    path.write_text(squad(record("old", 8), {"question": " "}))
+    assert (one := read_questions(path, mismatched="drop")).dropped == 1 and len(one) == 1
     with pytest.raises(ConfigError, match="mismatched='keep'"):
         read_questions(path, mismatched="keep")  # type: ignore[arg-type]
 
@@ -61,7 +63,8 @@ def test_answers_that_stand_elsewhere(tmp_path: Path) -> None:
         ("[]", "a.json: list, expected an object"),
         ('{"data": [{}]}', r"data\[0\]: no list 'paragraphs'"),
         ('{"data": []}', "no questions in it"),
-        (squad({"id": "1", "question": " "}), r"qas\[0\]: no text 'question'"),
+        (squad({"id": "1", "question": " "}), r"qas\[0\] \(id 1\): the question is empty"),
+        (squad({"id": "1"}), r"qas\[0\]: no text 'question'"),
         (squad({"question": "What?"}, context=""), r"paragraphs\[0\]: no text 'context'"),
         (squad({"question": "What?", "answers": [["a"]]}), r"\['a'\], expected the answer's text"),
         (squad({"question": "What?", "answers": [["a", True]]}), "expected a text and a whole number"),

@@ -55,6 +55,14 @@ def test_json_lines_of_both_kinds(tmp_path: Path) -> None:
             r"a.jsonl:1: entity 0: \[0, 1\], expected start, end and label",
         ),
         ("a.jsonl", '{"text": "a", "entities": [[0, true, "X"]]}', "two whole numbers and a name"),
+        ("a.jsonl", '\n{"tokens": ["a", "b"], "tags": ["O"]}', r"a.jsonl:2: row\[0\]: 1 tags for 2 words"),
+        ("a.jsonl", '{"tokens": [1], "tags": ["O"]}', r"a.jsonl:1: row\[0\]\[0\]: 1 is not a word"),
+        ("a.jsonl", '{"text": "ab", "entities": [[0, 9, "A"]]}', "a.jsonl:1: row.*from 0 to 9 in a text of 2"),
+        (
+            "a.jsonl",
+            '{"text": "a", "entities": []}\n{"tokens": ["a"], "tags": ["O"]}',
+            "a.jsonl:2: an object with tokens",
+        ),
         ("a.jsonl", '{"tokens": "ab", "tags": ["O"]}', "a.jsonl:1: str, expected a list"),
     ],
 )

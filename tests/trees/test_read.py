@@ -114,6 +114,8 @@ def test_counts_and_gains_are_those_of_the_library() -> None:
     ("model", "message"),
     [
         (RandomForestClassifier(), "a RandomForestClassifier is not a fitted tree"),
+        (xgboost.XGBClassifier(), "a XGBClassifier is not a fitted tree"),
+        (lightgbm.LGBMClassifier(), "a LGBMClassifier is not a fitted tree"),
         (LogisticRegression().fit(X, TWO), "a LogisticRegression is not a fitted tree"),
         (make_pipeline(DecisionTreeClassifier()), "of a pipeline, give its last step"),
         (xgboost.XGBRegressor(booster="gblinear").fit(X, NUMBERS), "booster='gblinear' cannot be read"),

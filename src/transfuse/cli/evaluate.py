@@ -20,6 +20,7 @@ from transfuse.cli.options import (
     TagColumn,
     TargetColumn,
     TokenColumn,
+    as_numbers,
     one_file,
     read_labelled,
     read_pairs,
@@ -27,7 +28,7 @@ from transfuse.cli.options import (
     read_tags,
 )
 from transfuse.cli.saved import kind_of, load_model, search_of
-from transfuse.errors import ConfigError, DataError
+from transfuse.errors import ConfigError
 
 Found = tuple[list[Any], dict[str, Any]]
 """Scores, and what else there is to say of them."""
@@ -88,7 +89,7 @@ def evaluate(
     elif kind in ("TextClassifier", "TextRegressor"):
         X, labels = read_labelled(data, source, second, target, skip_bad_rows)
         model = load_model(directory, device)
-        scores, about = model.evaluate(X, [_as_class(model, label) for label in labels]), {"rows": len(X)}
+        scores, about = model.evaluate(X, _as_learned(model, labels)), {"rows": len(X)}
     elif kind == "TokenTagger":
         tagged = read_tags(data, token_column, tag_column)
         scores, about = load_model(directory, device).evaluate(tagged.X, tagged.y), {"rows": len(tagged)}
@@ -107,11 +108,11 @@ def evaluate(
             typer.echo(str(score))
 
 
-def _as_class(model: Any, label: str) -> Any:
-    """A cell of a table as one of the model's classes, or a number, as it was when it was learned."""
+def _as_learned(model: Any, labels: list[str]) -> list[Any]:
+    """Cells of a table as the model's classes, or as numbers, as they were when it learned them."""
     if not hasattr(model, "classes_"):
-        try:
-            return float(label)
-        except ValueError:
-            raise DataError(f"{label!r} is not a number") from None
-    return next((one for one in model.classes_.tolist() if str(one) == label), label)
+        return as_numbers(labels)
+    if model.kind_ == "labels":
+        raise ConfigError("a model of several labels a text cannot be judged by one column")
+    known = {str(one): one for one in model.classes_.tolist()}
+    return [known.get(label, label) for label in labels]

@@ -25,6 +25,7 @@ from transfuse.cli.options import (
     TagColumn,
     TargetColumn,
     TokenColumn,
+    as_numbers,
     check_ours,
     one_file,
     parse_settings,
@@ -32,7 +33,7 @@ from transfuse.cli.options import (
     read_questions,
     read_tags,
 )
-from transfuse.errors import ConfigError, DataError
+from transfuse.errors import ConfigError
 
 Start = Annotated[
     str | None, typer.Option("--from", help="BERT to start from: a directory or hub id. Default: from nothing.")
@@ -72,7 +73,7 @@ def fit_classify(
 
     def read(path: list[Path]) -> tuple[list[Any], list[Any]]:
         X, labels = read_labelled(path, source, second, target, skip_bad_rows)
-        return X, _numbers(path[0], labels) if number else labels
+        return X, as_numbers(labels) if number else labels
 
     X, y = read(data)
     held = read([validation]) if validation else None
@@ -218,13 +219,3 @@ def _divided(
     sides = [[i for i, key in enumerate(keys) if (key in aside) == held] for held in (False, True)]
     learned, judged = (([X[i] for i in side], [y[i] for i in side]) for side in sides)
     return learned, judged
-
-
-def _numbers(path: Path, labels: list[str]) -> list[float]:
-    found = []
-    for row, label in enumerate(labels):
-        try:
-            found.append(float(label))
-        except ValueError:
-            raise DataError(f"{path}: row {row + 1} of those used: {label!r} is not a number") from None
-    return found

@@ -16,6 +16,9 @@ from transfuse.cli.saved import kind_of, load_model
 
 LINE_ENDS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 
+_QUESTIONS = re.compile(r"\.jsonl?(\.gz|\.xz)?$", re.IGNORECASE)
+"""Files that hold questions and contexts without columns being named."""
+
 Line = tuple[str, dict[str, Any]]
 """As text, and as JSON."""
 
@@ -26,7 +29,7 @@ def print_found(
     """What the model says of each row of `data`, one a line."""
     ids: list[str] = []
     rows: list[Any]
-    if kind_of(directory) == "QuestionAnswerer" and source is None and second is None and ".json" in data.lower():
+    if kind_of(directory) == "QuestionAnswerer" and source is None and second is None and _QUESTIONS.search(data):
         questions = read_questions(Path(data), "refuse", answers=False)
         rows, ids = questions.X, questions.ids
     else:

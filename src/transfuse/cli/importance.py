@@ -10,7 +10,7 @@ import typer
 
 from transfuse.cli.messages import say
 from transfuse.cli.options import AsJson, Seed
-from transfuse.errors import TransfuseError
+from transfuse.errors import ConfigError, TransfuseError
 
 
 def importance(
@@ -28,6 +28,8 @@ def importance(
     seed: Seed = 0,
 ) -> None:
     """Fit a forest to a table, and show how much each column matters: on training and held-out rows, and shuffled."""
+    if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"--picture {picture}: the ending must be .png, .svg or .pdf")
     from transfuse import forest_importance, read_table
 
     rows = read_table(table)
@@ -44,10 +46,10 @@ def importance(
         skip_bad_rows=skip_bad_rows,
         random_state=seed,
     )
+    typer.echo(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else found.to_text())
     if picture is not None:
         try:
             found.save_picture(picture)
-        except (OSError, ValueError) as error:
-            raise TransfuseError(f"cannot draw {picture}: {error}") from error
+        except OSError as error:
+            raise TransfuseError(f"cannot draw {picture}: {error.strerror or error}") from error
         say(f"drawn to {picture}")
-    typer.echo(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else found.to_text())

@@ -91,6 +91,17 @@ def read_labelled(
     return columns[0] if second is None else list(zip(columns[0], columns[1], strict=True)), columns[-1]
 
 
+def as_numbers(labels: list[str]) -> list[float]:
+    """Cells as numbers. Raises DataError naming the row, of those that are used, of one that is none."""
+    found = []
+    for row, label in enumerate(labels, start=1):
+        try:
+            found.append(float(label))
+        except ValueError:
+            raise DataError(f"row {row}: {label!r} is not a number") from None
+    return found
+
+
 def read_rows(path: str, source: str | None, second: str | None) -> list[Any]:
     """Texts, or pairs of them where there is a second column."""
     if second is None:

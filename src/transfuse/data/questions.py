@@ -20,7 +20,7 @@ Mismatched = Literal["refuse", "drop", "find"]
 @dataclass
 class Questions:
     """`X` holds (question, context) rows, `y` the right answers of each, none where there is none, `ids` their names;
-    `dropped` counts answers that were left out and `moved` those found elsewhere, as asked."""
+    `dropped` counts answers and empty questions that were left out and `moved` those found elsewhere, as asked."""
 
     X: list[tuple[str, str]] = field(default_factory=list)
     y: list[list[Answer]] = field(default_factory=list)
@@ -37,14 +37,19 @@ def read_questions(path: str | Path, *, mismatched: Mismatched = "refuse", answe
 
     An answer whose `answer_start` does not give its text is refused, left out ("drop"), or moved to where the text
     stands nearest in the context ("find"; left out if nowhere). A question that loses its last answer is left out with
-    it. Without answers (and without `is_impossible`) a question has none; `answers=False` reads none at all. Raises
-    DataError naming file and question.
+    it, and so is an empty one. Without answers (and without `is_impossible`) a question has none; `answers=False` reads
+    none at all. Raises DataError naming file and question.
     """
     path = Path(path)
     if mismatched not in ("refuse", "drop", "find"):
         raise ConfigError(f"mismatched={mismatched!r} must be refuse, drop or find")
     found = Questions()
     for where, question, context, record in _json_rows(path) if suffix_of(path) == ".jsonl" else _squad(path):
+        if not question.strip():
+            if mismatched == "refuse":
+                raise DataError(f"{where}: the question is empty")
+            found.dropped += 1
+            continue
         given = [] if record.get("is_impossible") or not answers else _answers(record.get("answers"), where)
         kept: list[Answer] = []
         for answer in given:
@@ -130,7 +135,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
         if text.strip():
             record = _parsed(text, f"{path}:{line}")
             where = f"{path}:{line}"
-            yield where, _text(record, "question", where), _text(record, "context", where), record
+            yield where, _question(record, where), _text(record, "context", where), record
 
 
 def _squad(path: Path) -> Iterator[Row]:
@@ -148,7 +153,7 @@ def _squad(path: Path) -> Iterator[Row]:
             context = _text(paragraph, "context", place)
             for k, record in enumerate(_list(paragraph, "qas", place)):
                 named = f"{place}.qas[{k}]"
-                question = _text(record, "question", named)
+                question = _question(record, named)
                 yield f"{named} (id {record.get('id')})", question, context, record
 
 
@@ -166,6 +171,13 @@ def _list(record: Any, key: str, where: str) -> list[Any]:
     if not isinstance(record, dict) or not isinstance(record.get(key), list):
         raise DataError(f"{where}: no list {key!r}; expected SQuAD's data, paragraphs and qas")
     return list(record[key])
+
+
+def _question(record: Any, where: str) -> str:
+    value = record.get("question") if isinstance(record, dict) else None
+    if not isinstance(value, str):
+        raise DataError(f"{where}: no text 'question'")
+    return value
 
 
 def _text(record: Any, key: str, where: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from transfuse.data.text_files import read_lines, suffix_of
@@ -42,7 +43,14 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not rows:
         raise DataError(f"{path}: no rows in it")
     frame = pd.DataFrame(rows, columns=header)
-    return frame.apply(_typed)
+    typed = frame.apply(_typed)
+    for name in typed.columns:
+        if pd.api.types.is_numeric_dtype(typed[name]) and np.isinf(typed[name].to_numpy(float)).any():
+            row = int(np.flatnonzero(np.isinf(typed[name].to_numpy(float)))[0])
+            raise DataError(
+                f"{path}: row {row + 1}, column {name!r}: {rows[row][header.index(name)]} is not a finite number"
+            )
+    return typed
 
 
 def _check_header(path: Path, header: list[str]) -> None:

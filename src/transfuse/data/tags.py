@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ def _sentences(path: Path, token: int, tag: int) -> Iterator[tuple[list[str], li
 
 
 def _json_rows(path: Path) -> Iterator[tuple[Any, Any]]:
+    kind = ""
     for line, text in enumerate(read_lines(path), start=1):
         if not text.strip():
             continue
@@ -90,10 +91,24 @@ def _json_rows(path: Path) -> Iterator[tuple[Any, Any]]:
             raise DataError(f"{path}:{line}: expected an object with tokens and tags, or with text and entities")
         x, y = (record[name] for name in names)
         where = f"{path}:{line}"
-        if names[0] == "text":
-            yield x, [_mark(one, f"{where}: entity {i}") for i, one in enumerate(_list(y, where))]
+        kind = kind or names[0]
+        if names[0] != kind:
+            raise DataError(f"{where}: an object with {names[0]}, but the first had {kind}")
+        if kind == "text":
+            marks = [_mark(one, f"{where}: entity {i}") for i, one in enumerate(_list(y, where))]
+            (text,), _ = _named(where, as_words, [x])
+            yield text, _named(where, as_marks, [marks], [text])[0]
         else:
-            yield _list(x, where), _list(y, where)
+            (words,), _ = _named(where, as_words, [_list(x, where)])
+            yield words, _named(where, as_tags, [_list(y, where)], [words])[0]
+
+
+def _named(where: str, check: Callable[..., Any], rows: list[Any], *others: Any) -> Any:
+    """What `check` makes of the one row, its errors named by the line."""
+    try:
+        return check(rows, *others, "row")
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def _list(value: Any, where: str) -> list[Any]:

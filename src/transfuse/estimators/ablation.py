@@ -59,10 +59,12 @@ def ablate_next_sentence(
         raise ConfigError("the encoder was trained without next-sentence prediction; there is nothing to take away")
     corpus = X if isinstance(X, Corpus) else list(X)
     plain = encoder.masking.replace(next_sentence=False)
-    twin: TextEncoder = clone(encoder).set_params(masking=plain, run_dir=run_dir)
-    twin.fit(corpus, resume=resume)
     documents = [sentences("".join(pieces)) for pieces in as_corpus(corpus)]
     _, held = held_out_tail(documents, encoder.validation_fraction)
+    if not any(len(parts) > 1 for parts in held) or sum(map(len, held)) < 3:
+        raise DataError("too few held-out sentences to look for the next one of any; hold more out")
+    twin: TextEncoder = clone(encoder).set_params(masking=plain, run_dir=run_dir)
+    twin.fit(corpus, resume=resume)
     both = (encoder, twin)
     scores = [
         pretraining_scores(one.model_, MaskedDataset(held, one.tokenizer_, plain), encoder.training.batch_tokens)
@@ -82,8 +84,6 @@ def ablate_next_sentence(
 def _next_found(encoder: TextEncoder, documents: Sequence[Sequence[str]]) -> tuple[float, int]:
     """The share of sentences whose nearest is the one behind them, and among how many they were looked for."""
     numbered = [(number, text) for number, parts in enumerate(documents) for text in parts][:MOST_SENTENCES]
-    if len(numbered) < 3:
-        raise DataError(f"{len(numbered)} held-out sentences are too few to look for the next one among them")
     vectors_ND = _mean_vectors(encoder, [text for _, text in numbered])
     vectors_ND -= vectors_ND.mean(0)  # what all have in common says nothing of any
     vectors_ND /= np.maximum(np.linalg.norm(vectors_ND, axis=1, keepdims=True), 1e-12)
@@ -91,7 +91,7 @@ def _next_found(encoder: TextEncoder, documents: Sequence[Sequence[str]]) -> tup
     np.fill_diagonal(likeness_NN, -np.inf)
     nearest = likeness_NN.argmax(1)
     asked = [i for i in range(len(numbered) - 1) if numbered[i][0] == numbered[i + 1][0]]
-    return float(np.mean([nearest[i] == i + 1 for i in asked])) if asked else 0.0, len(numbered)
+    return float(np.mean([nearest[i] == i + 1 for i in asked])), len(numbered)
 
 
 def _mean_vectors(encoder: TextEncoder, texts: list[str]) -> np.ndarray:

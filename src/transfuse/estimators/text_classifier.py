@@ -106,6 +106,8 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
     def evaluate(self, X: Texts, y: Iterable[Any]) -> list[Score]:
         """Mean F1 of the classes, and accuracy (of several labels: the share of texts with all right), in percent."""
         wanted, found = np.asarray(y if hasattr(y, "__array__") else list(y)), self.predict(X)
+        if wanted.dtype.kind != found.dtype.kind:  # a class that was never learned may be of another type
+            wanted, found = wanted.astype(str), found.astype(str)
         f1 = f1_score(wanted, found, average="macro", zero_division=0)
         return [
             Score("F1", 100 * float(f1), "average:macro|sklearn.metrics.f1_score"),

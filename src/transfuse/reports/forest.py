@@ -50,7 +50,7 @@ def forest_importance(
         raise DataError(f"column {target!r} has one value ({rows[target].iloc[0]!r}); there is nothing to predict")
     y, held_y = rows[target], held[target]
     if classes:
-        y, held_y = y.astype(str), held_y.astype(str)
+        y, held_y = y.map(_class_name), held_y.map(_class_name)
         unknown = sorted(set(held_y) - set(y))
         if unknown:
             raise DataError(f"column {target!r}: {unknown[0]!r} is among the held-out rows only")
@@ -84,6 +84,11 @@ def _is_of_classes(column: pd.Series) -> bool:
     return bool(column.nunique() <= FEW_VALUES and (column == column.round()).all())
 
 
+def _class_name(value: Any) -> str:
+    """A class as text, 1 and 1.0 alike."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _numbered(rows: pd.DataFrame, held: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables as numbers, by the same code."""
     own, other = {}, {}
@@ -93,6 +98,8 @@ def _numbered(rows: pd.DataFrame, held: pd.DataFrame) -> tuple[pd.DataFrame, pd.
             code = {value: i for i, value in enumerate(column.value_counts().index)}
             column = column.map(code)
             beside = beside.map(code).where(beside.isna() | beside.isin(list(code)), len(code))
+        elif beside.isna().all():
+            beside = pd.Series(np.nan, index=beside.index)
         elif not pd.api.types.is_numeric_dtype(beside):
             raise DataError(f"the held-out table's column {name!r} holds text, but the table's numbers")
         own[name], other[name] = column.astype(float), beside.astype(float)

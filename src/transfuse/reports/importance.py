@@ -16,7 +16,6 @@ from transfuse.errors import ConfigError, DataError
 from transfuse.reports.seen_trees import SeenTrees, chance_of, scorer_of
 from transfuse.trees.decrease import rows_decrease, training_decrease
 from transfuse.trees.permutation import correlated_groups, group_losses, permutation_losses, shuffles
-from transfuse.trees.read import read_trees
 from transfuse.trees.walk import summed
 
 MANY_VALUES = 0.2
@@ -31,8 +30,8 @@ class Importance:
     Columns of the table: `gini` and `information`, or `variance`, each `_train` (shares of 1), `_held_out` and, for
     forests with bootstrap, `_oob`: what is left of them on rows not learned from, in the same unit; below zero, splits
     on the feature made predictions worse. `splits`, `gain` (as the library adds it up), `permutation` and
-    `permutation_std`, `survives` (False where neither held-out rows nor shuffling show a use), `group` and
-    `group_permutation` where columns are correlated, `dropped` where asked.
+    `permutation_std`, `survives` (False where neither held-out rows nor shuffling show a use), `group`,
+    `group_permutation` and `group_permutation_std` where columns are correlated, `dropped` where asked.
     """
 
     table: pd.DataFrame
@@ -99,10 +98,11 @@ def tree_importance(
     """How much each feature of held-out rows `X`, `y` matters to a fitted tree ensemble.
 
     `model` is a tree, random forest, extra trees, gradient boosting or histogram gradient boosting of scikit-learn, or
-    one of XGBoost or LightGBM. Boosted ones need their training rows, which also give out-of-bag figures and are what
-    `drop` (refit without each column) and `noise` (refit beside so many columns of noise) learn from. `sample_weight`
-    is of the training rows. `scoring` is as in scikit-learn, by default accuracy or R²; columns whose rank correlation
-    is at least `correlated` are also shuffled together. None of these figures says what causes y.
+    one of XGBoost or LightGBM. Boosted ones, and forests of numbers grown by other than squared errors, need their
+    training rows. These also give out-of-bag figures, and are what `drop` (refit without each column) and `noise`
+    (refit beside so many columns of noise) learn from. `sample_weight` is of the training rows. `scoring` is as in
+    scikit-learn, by default accuracy or R²; columns whose rank correlation is at least `correlated` are also shuffled
+    together. None of these figures says what causes y.
 
     Raises DataError for tables without the model's columns, with equally named or non-numeric ones, and for y that does
     not fit; ConfigError for settings that contradict each other.
@@ -130,8 +130,9 @@ def tree_importance(
     score, losses, groups = _shuffled(seen, X, y, scoring, n_repeats, seed, correlated, table)
     table["permutation"], table["permutation_std"] = losses.mean(1), losses.std(1)
     measure = "gini" if seen.of_classes else "variance"
-    shuffling_costs = table["permutation"] > 2 * table["permutation_std"]
-    table["survives"] = (table[f"{measure}_held_out"] > 0) | (shuffling_costs & (table["permutation"] > 0))
+    costs = table["permutation"] > 2 * table["permutation_std"]
+    # one shuffle has no spread to stand against
+    table["survives"] = (table[f"{measure}_held_out"] > 0) | (costs & (table["permutation"] > 0) & (n_repeats > 1))
     if drop and train is not None:
         table["dropped"] = _dropped(seen, X, y, scoring, score)
     name = scoring or seen.scoring
@@ -150,10 +151,12 @@ def _table(X: Any, name: str, model: Any) -> pd.DataFrame:
     if len(twice):
         raise DataError(f"{name}: two columns are called {twice[0]!r}")
     known = getattr(model, "feature_names_in_", None)
+    if hasattr(model, "booster_") and isinstance(X, pd.DataFrame):  # LightGBM takes spaces out of names
+        frame = frame.rename(columns={column: str(column).replace(" ", "_") for column in frame.columns})
     if known is not None and isinstance(X, pd.DataFrame):
         missing = [column for column in known if column not in frame.columns]
         if missing:
-            raise DataError(f"{name}: no column {missing[0]!r}, which the model learned from")
+            raise DataError(f"{name}: no column {str(missing[0])!r}, which the model learned from")
         frame = frame[list(known)]  # in its order, without what it never saw
     elif frame.shape[1] != (n := getattr(model, "n_features_in_", frame.shape[1])):
         raise DataError(f"{name} has {frame.shape[1]} columns, but the model learned from {n}")
@@ -242,8 +245,7 @@ def _dropped(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray, scoring: str | Non
     for column in X.columns:
         model = _refitted(seen.model, seen.train[0].drop(columns=column), seen.train[1], seen.weight)
         rest = X.drop(columns=column)
-        one = SeenTrees(model, None, None) if read_trees(model).trees.learned else None
-        other = one or SeenTrees(model, (seen.train[0].drop(columns=column), seen.train[1]), seen.weight)
+        other = SeenTrees(model, None, None)
         rows = other.rows(rest)
         found.append(score - scorer_of(other, rest, y, scoring, rows)(summed(other.ensemble.trees, rows)))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,11 @@ class SeenTrees:
         self.ensemble: Ensemble = read_trees(model)
         self.of_classes = hasattr(model, "classes_")
         self.bags = _bags(model, len(train[0])) if train is not None and self.ensemble.is_forest else None
-        self.learned = self.ensemble.trees.learned or self._learned()
+
+    @cached_property
+    def learned(self) -> Learned:
+        """What the nodes saw in training, as the library tells or from the training rows."""
+        return self.ensemble.trees.learned or self._learned()
 
     @property
     def scoring(self) -> str:
@@ -139,7 +144,10 @@ def scorer_of(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray, scoring: str | No
     scorer = _named_scorer(seen, scoring)
 
     def score(sums: np.ndarray) -> float:
-        return float(scorer(double.of(*_predictions(ensemble, sums + base)), None, y))
+        try:
+            return float(scorer(double.of(*_predictions(ensemble, sums + base)), None, y))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"scoring={scoring!r} cannot judge this y ({error})") from error
 
     return score
 

@@ -38,13 +38,13 @@ class Ensemble:
 
 def read_trees(model: Any) -> Ensemble:
     """The trees of a fitted model. Raises DataError for one that has none, or of a kind that cannot be read."""
-    name = type(model).__name__
-    if hasattr(model, "get_booster") or (name == "Booster" and hasattr(model, "save_raw")):
-        booster = model.get_booster() if hasattr(model, "get_booster") else model
+    # a Booster of LightGBM can say itself as a string, one of XGBoost can save itself raw
+    if hasattr(model, "get_booster") or hasattr(model, "save_raw"):
+        booster = _xgboost_booster(model)
         best = booster.attributes().get("best_iteration")  # predictions stop there
         trees, logarithm = xgboost_trees(booster if best is None else booster[: int(best) + 1])
         return _boosted(model, trees, lambda X: _xgboost_margins(model, booster, X), logarithm)
-    if hasattr(model, "booster_") or (name == "Booster" and hasattr(model, "dump_model")):
+    if hasattr(model, "booster_") or hasattr(model, "model_to_string"):
         booster = model.booster_ if hasattr(model, "booster_") else model
         trees, logarithm = lightgbm_trees(booster)
         return _boosted(model, trees, lambda X: booster.predict(X, raw_score=True), logarithm)
@@ -65,10 +65,24 @@ def read_trees(model: Any) -> Ensemble:
     ):
         link = "shares" if hasattr(model, "classes_") else "mean"
         return Ensemble(forest_trees(model), _values, model.predict, link)
-    raise DataError(
-        f"a {name} is not a fitted tree, forest or boosted ensemble of scikit-learn, XGBoost or LightGBM"
+    raise _unreadable(model)
+
+
+def _unreadable(model: Any) -> DataError:
+    kind = type(model).__name__
+    return DataError(
+        f"a {kind} is not a fitted tree, forest or boosted ensemble of scikit-learn, XGBoost or LightGBM"
         + ("; of a pipeline, give its last step and the rows as they reach it" if hasattr(model, "steps") else "")
     )
+
+
+def _xgboost_booster(model: Any) -> Any:
+    if not hasattr(model, "get_booster"):
+        return model
+    try:
+        return model.get_booster()
+    except ValueError as error:  # scikit-learn's NotFittedError is one
+        raise _unreadable(model) from error
 
 
 def _boosted(model: Any, trees: Trees, margins: Callable[[Any], np.ndarray], logarithm: bool) -> Ensemble:
@@ -76,19 +90,19 @@ def _boosted(model: Any, trees: Trees, margins: Callable[[Any], np.ndarray], log
     return Ensemble(trees, _codes, margins, link)
 
 
-def _values(X: Any, codes: bool = False) -> np.ndarray:
-    """A table as numbers; with `codes`, of a column of categories their numbers."""
-    if codes and hasattr(X, "dtypes") and hasattr(X, "items"):
+def _values(X: Any) -> np.ndarray:
+    return np.asarray(X, np.float64)
+
+
+def _codes(X: Any) -> np.ndarray:
+    """A table as numbers; of a column of categories, their numbers."""
+    if hasattr(X, "dtypes") and hasattr(X, "items"):
         columns = [
             column.cat.codes.replace(-1, np.nan) if str(column.dtype) == "category" else column
             for _, column in X.items()
         ]
         return np.column_stack([np.asarray(column, np.float64) for column in columns])
-    return np.asarray(X, np.float64)
-
-
-def _codes(X: Any) -> np.ndarray:
-    return _values(X, codes=True)
+    return _values(X)
 
 
 def _xgboost_margins(model: Any, booster: Any, X: Any) -> np.ndarray:
