@@ -59,6 +59,14 @@ def test_pairs_and_numbers(home: Path) -> None:
     assert code == 2 and "'a cat' is not a number" in last
 
 
+def test_seeds_are_judged_by_the_same_rows(home: Path) -> None:
+    words = ["fit", "classify", home / "pairs.jsonl", "--source", "a", "--second", "b", "--target", "same", *SMALL]
+    done(*words, "--seeds", "2", "--out", home / "seeds")
+    states = (home / "seeds").glob("training-*/checkpoints/*/state.json")
+    identities = [json.loads(path.read_text())["identity"] for path in states]
+    assert len({one["validation"] for one in identities}) == 1 and len({one["seed"] for one in identities}) == 2
+
+
 def test_entities(home: Path) -> None:
     words = ["fit", "tag", home / "tags.txt", "--scheme", "bioes", *SMALL]
     output, messages = done(*words, "--out", home / "tagger", "--seeds", "2", "--validation", home / "tags.txt")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import transfuse
 from transfuse import AnsweringConfig, BertConfig, ConfigError, DataError, QuestionAnswerer, TrainingConfig
+from transfuse.data.labelled import LabelledDataset
 
 TINY = BertConfig(
     vocab_size=200, d_model=32, n_layers=1, n_heads=4, max_positions=64, dropout=0.0, attention_dropout=0.0
@@ -72,6 +75,22 @@ def test_long_contexts_are_read_in_windows(fitted: QuestionAnswerer) -> None:
     rows = [(question, "now. " * 30 + text) for question, text in X]
     answers = [[(text, start + len("now. " * 30)) for text, start in one] for one in Y]
     assert make(training=TRAINING.replace(max_steps=150)).fit(rows, answers).score(rows, answers) > 0.5
+
+
+def test_no_answer_is_worth_least_of_all_windows(fitted: QuestionAnswerer, monkeypatch: pytest.MonkeyPatch) -> None:
+    worth = [5.0, -3.0, 4.0, 2.0]  # of [CLS] in each window; any answer is worth 0
+
+    def found(data: LabelledDataset, logits: object) -> Iterator[tuple[Any, list[torch.Tensor]]]:
+        for row in range(len(data)):
+            ends_1T2 = torch.zeros(1, len(data.pieces[row]), 2)
+            ends_1T2[0, 0] = worth[row] / 2
+            yield data.batch([row]), [ends_1T2]
+
+    monkeypatch.setattr(fitted, "_found", found)
+    context = "now lives " * 50
+    assert len(fitted._windows([(X[0][0], context)])) == len(worth)
+    shares = {bool(one.text): one.score for one in fitted.predict_n_best([(X[0][0], context)], 1000)[0]}
+    assert np.log(shares[False] / shares[True]) == pytest.approx(-3.0)
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it(fitted: QuestionAnswerer) -> None:

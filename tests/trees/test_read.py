@@ -38,6 +38,7 @@ TWO = (NUMBERS > 1).astype(int)
 HOLES = np.where(DRAW.random(X.shape) < 0.1, np.nan, X)
 HOLES[:, 4] = X[:, 4]
 FRAME = pd.DataFrame(HOLES, columns=list("abcde")).astype({"e": int}).astype({"e": "category"})
+FRAME.loc[::7, "e"] = np.nan  # a category may be missing, too
 QUIET = {"n_estimators": 7, "verbose": -1, "min_child_samples": 5}
 
 
