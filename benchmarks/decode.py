@@ -22,8 +22,11 @@ from typing import Any
 
 import torch
 
+from transfuse.generation.candidates import most_probable
+from transfuse.generation.cores import threads_for
+from transfuse.generation.ready import ready
 from transfuse.models.decoder import DecoderConfig, DecoderModel, LanguageState
-from transfuse.nn.linear import linear, packed
+from transfuse.nn.linear import linear
 from transfuse.pretrained.directory import save_model
 
 ROUNDS, STEPS = 3, 24
@@ -63,21 +66,23 @@ def past(n_kv_heads: int, rows: int, context: int, dtype: torch.dtype) -> list[t
     return [tuple(torch.randn(shape, generator=generator).to(dtype)) for _ in range(LAYERS)]  # type: ignore[misc]
 
 
-@torch.inference_mode()
-def ours(model: DecoderModel, rows: int, context: int) -> Timer:
-    keys_values = past(model.config.n_kv_heads or HEADS, rows, context, model.output.weight.dtype)
+def ours(model: Any, rows: int, context: int) -> Timer:
+    keys_values = past(model.config.n_kv_heads or HEADS, rows, context, next(model.parameters()).dtype)
 
     @torch.inference_mode()
     def measure() -> tuple[float, list[list[int]]]:
-        state = LanguageState(rows, LAYERS, torch.device("cpu"))
-        state.rows.lengths = [context] * rows
-        for cache, (keys, values) in zip(state.caches, keys_values, strict=True):
-            held = cache.own.reserve(context + STEPS + 1, keys.transpose(0, 1).flatten(1, 2)[None, :, :1])
-            held[0, :, :, :context], held[1, :, :, :context] = keys, values
+        held = LanguageState(rows, LAYERS, torch.device("cpu"))
+        held.rows.lengths = [context] * rows
+        for cache, (keys, values) in zip(held.caches, keys_values, strict=True):
+            kv = cache.own.reserve(context + STEPS + 1, keys.transpose(0, 1).flatten(1, 2)[None, :, :1])
+            kv[0, :, :, :context], kv[1, :, :, :context] = keys, values
+        state = model.state(held)
         ids, written, seconds = torch.full((rows, 1), 5), [], []
         for _ in range(STEPS):
             began = time.perf_counter()
-            ids = model.output(model.hidden_step(ids, state)).argmax(-1)
+            with threads_for(model):
+                hidden = model.hidden_step(ids, state)[:, 0]
+                ids = most_probable(model.output, hidden, model.config, 1)[1]
             seconds.append(time.perf_counter() - began)
             written.append(ids[:, 0].tolist())
         return statistics.median(seconds), [list(row) for row in zip(*written, strict=True)]
@@ -180,12 +185,13 @@ def compare(n_kv_heads: int, dtype: torch.dtype, rows: int, context: int, work: 
     """Median seconds a step of every side."""
     model, folder = make(n_kv_heads, dtype), work / f"kv{n_kv_heads}"
     save_model(model, folder)
-    sides = {"transfuse": ours(model, rows, context)}
+    sides = {}
     sides["transformers"] = transformers_side(folder, n_kv_heads, rows, context, dtype)
     if dtype == torch.float32:
         sides["CTranslate2"] = ctranslate2_side(folder, work / "ctranslate2", rows, context)
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    with packed(model.modules()):
+    with ready(model) as writer:
+        sides = {"transfuse": ours(writer, rows, context), **sides}
+        seconds: dict[str, list[float]] = {side: [] for side in sides}
         sides["transfuse"]()
         for number in range(ROUNDS):
             tokens = {}
@@ -213,8 +219,8 @@ def prefill(model: DecoderModel) -> float:
         rates.append(2 * x.numel() * len(weight) / (time.perf_counter() - began))
     prompts = torch.randint(0, VOCABULARY - 1, (ROWS, CONTEXT)).tolist()
     began = time.perf_counter()
-    with packed(model.modules()):
-        model.begin(prompts)
+    with ready(model) as writer:
+        writer.begin(prompts)
     seconds = time.perf_counter() - began
     products = sum(w.numel() for name, w in model.decoder.named_parameters() if w.dim() > 1) * 2 * ROWS * CONTEXT
     attention = LAYERS * ROWS * 2 * 2 * WIDTH * CONTEXT**2 / 2

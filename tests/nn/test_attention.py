@@ -55,10 +55,12 @@ KINDS = [
 CASES = [replace(kind, n_kv_heads=n_kv_heads) for kind in KINDS for n_kv_heads in (6, 3, 2, 1)]
 
 
-@pytest.fixture(params=["two products", "fused kernel"])
+@pytest.fixture(params=["two products", "blocks of queries", "fused kernel"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "fused kernel":
         monkeypatch.setattr(subject, "FUSED_FROM", 0)
+    if request.param == "blocks of queries":
+        monkeypatch.setattr(subject, "BLOCK", 3)
     return request.param
 
 
@@ -119,6 +121,8 @@ def test_gradients_like_the_loop_in_training(case: Case, path: str) -> None:
 
 @pytest.mark.parametrize("n_kv_heads", [6, 3, 1])
 def test_dropout_scales_the_attention_weights(n_kv_heads: int, path: str) -> None:
+    if path == "blocks of queries":
+        pytest.skip("each block draws masks of its own shape; that they scale is what the other path shows")
     case = Case(n_kv_heads, causal=True, keep=2)
     attention = make(case, dropout=0.5).train()
     x, memory, keep = inputs(case)
@@ -129,6 +133,19 @@ def test_dropout_scales_the_attention_weights(n_kv_heads: int, path: str) -> Non
         oracle = reference.attention(weights, H, n_kv_heads, x, memory, keep, causal=True, factors_BHTS=factors)
         torch.manual_seed(11)
         assert_same(attention(x, keep=keep), oracle)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_bfloat16_longer_sequences_take_two_products(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, calls = subject.F.scaled_dot_product_attention, []
+    monkeypatch.setattr(
+        subject.F, "scaled_dot_product_attention", lambda *parts, **named: calls.append(1) or kernel(*parts, **named)
+    )
+    q, k, v = torch.randn(3, 1, 2, 300, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = subject.attend(q, k, v, causal=True)
+    assert len(calls) == (dtype == torch.float32)
+    expected = kernel(q.double(), k.double(), v.double(), is_causal=True)
+    assert (found.double() - expected).abs().max() < (1e-5 if dtype == torch.float32 else 0.02)
 
 
 def test_long_sequences_take_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

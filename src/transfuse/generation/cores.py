@@ -6,9 +6,11 @@ waiting. Two batches on a core each have nothing to wait for (`docs/log.md` has 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 
@@ -41,3 +43,32 @@ def each_on_a_core(work: Callable[[Item], Result], items: Sequence[Item], n_core
     finally:
         threads.shutdown(cancel_futures=True)
         torch.set_num_threads(n_threads)  # what threads made from now on begin with
+
+
+class SharesOut:
+    """A model that shares the work of a step out among threads by itself."""
+
+
+@contextmanager
+def threads_for(model: Any) -> Iterator[None]:
+    """Inside, a step of `model` is made. PyTorch's threads wait busily for a while after each operation they shared;
+    where a model has threads of its own, these would be in their way, so that PyTorch does what little is left alone.
+    """
+    if not isinstance(model, SharesOut):
+        yield
+        return
+    n_threads = _STEP.n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
+        del _STEP.n_threads
+
+
+_STEP = threading.local()
+
+
+def n_threads_to_share() -> int:
+    """Threads that the step being made may share its work out among."""
+    return getattr(_STEP, "n_threads", None) or torch.get_num_threads()

@@ -15,9 +15,9 @@ from transfuse.generation.beam import beam_search
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.cores import each_on_a_core, n_cores_of
 from transfuse.generation.memory import available_bytes
+from transfuse.generation.ready import ready
 from transfuse.generation.sampling import Sampler
 from transfuse.generation.sequences import Choose, Greedy, Hypothesis, Model, Writing, write
-from transfuse.nn.linear import packed
 
 Rows = Sequence[Sequence[int]]
 
@@ -37,9 +37,9 @@ def generate(model: Model, prompts: Rows, config: SearchConfig | None = None) ->
     n_cores = n_cores_of(next(model.parameters()).device)
     batches = _by_length(model, prompts, config, n_cores)
     results: list[list[Hypothesis]] = [[] for _ in prompts]
-    with packed(model.modules()):
+    with ready(model) as writer:
         n_at_once = min(n_cores, len(batches))
-        written = each_on_a_core(lambda rows: _one_batch(model, prompts, rows, config, n_at_once), batches, n_cores)
+        written = each_on_a_core(lambda rows: _one_batch(writer, prompts, rows, config, n_at_once), batches, n_cores)
         for rows, found in zip(batches, written, strict=True):
             for row, hypotheses in zip(rows, found, strict=True):
                 results[row] = hypotheses
@@ -54,8 +54,8 @@ def stream(model: Model, prompt: Sequence[int], config: SearchConfig) -> Iterato
     """
     model.eval()
     _check_memory(model, [prompt], config, 1)
-    with packed(model.modules()):
-        for growing in write(model, [prompt], _choice(config, [0], 0), config):
+    with ready(model) as writer:
+        for growing in write(writer, [prompt], _choice(config, [0], 0), config):
             yield growing[0][1].hypothesis(model.config.end_ids, config.length_penalty).ids
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from transfuse.generation.candidates import most_probable
 from transfuse.generation.config import SearchConfig
+from transfuse.generation.cores import threads_for
 from transfuse.generation.loops import Loop, LoopFinder
 
 
@@ -138,11 +139,12 @@ def write(
     state, ids = model.begin(prompts)
     rows = torch.arange(len(prompts), device=ids.device)
     while len(rows):
-        hidden = model.hidden_step(ids[:, None], state)[:, 0]
-        scores, candidates = most_probable(model.output, hidden, model.config, k)
-        chosen = choose(scores, rows)[:, None]
-        ids = candidates.gather(1, chosen)[:, 0]
-        log_p = scores.gather(1, chosen)[:, 0].double()
+        with threads_for(model):
+            hidden = model.hidden_step(ids[:, None], state)[:, 0]
+            scores, candidates = most_probable(model.output, hidden, model.config, k)
+            chosen = choose(scores, rows)[:, None]
+            ids = candidates.gather(1, chosen)[:, 0]
+            log_p = scores.gather(1, chosen)[:, 0].double()
         growing = [(row, written[row]) for row in rows.tolist()]
         ends = [
             one.add(token, score, end_ids)

@@ -163,8 +163,10 @@ class DecoderModel(nn.Module):
         token = nn.Embedding(c.vocab_size, c.d_model)
         positions = Learned(c.max_positions, c.d_model) if c.positions == "learned" else None
         self.embedding = TokenEmbedding(token, positions, dropout=c.dropout)
-        rotary = _rotary(c)
-        self.decoder = Stack([_block(c, n_kv_heads, rotary) for n_kv_heads in c.kv_heads_by_layer], _norm(c)(c.d_model))
+        self.rotary = _rotary(c)
+        self.decoder = Stack(
+            [_block(c, n_kv_heads, self.rotary) for n_kv_heads in c.kv_heads_by_layer], _norm(c)(c.d_model)
+        )
         self.output = Linear(c.d_model, c.vocab_size, bias=False)
         if c.tie_output:
             self.output.weight = token.weight

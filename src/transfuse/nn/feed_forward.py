@@ -38,7 +38,7 @@ class FeedForward(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[activation]
+        self.activation_name, self.activation = activation, ACTIVATIONS[activation]
         self.up = Linear(d_model, d_hidden, bias=bias)
         self.gate = Linear(d_model, d_hidden, bias=bias) if gated else None
         self.down = Linear(d_hidden, d_model, bias=bias)

@@ -103,10 +103,14 @@ class Rotary(nn.Module):
 
     def forward(self, x_BHTK: Tensor, positions_T: Tensor) -> Tensor:
         """`x` turned by the position of each of its T tokens; same shape and dtype."""
-        cos_PK, sin_PK = self._table(int(positions_T.max()) + 1, x_BHTK)
-        cos, sin = cos_PK[positions_T], sin_PK[positions_T]
+        cos, sin = self.angles(positions_T, x_BHTK)
         first, second = x_BHTK.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+    def angles(self, positions_T: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of each position's angles, (T, K / 2), in the dtype and place of `like`."""
+        cos_PK, sin_PK = self._table(int(positions_T.max()) + 1, like)
+        return cos_PK[positions_T], sin_PK[positions_T]
 
     def _table(self, n_positions: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of at least `n_positions` positions, (P, K / 2), in the dtype and place of `like`."""

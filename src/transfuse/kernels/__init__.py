@@ -1,0 +1,1 @@
+"""Compiled loops for what stock kernels are slow at: decoding steps of a few rows."""

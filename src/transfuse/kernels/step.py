@@ -1,0 +1,375 @@
+"""A decoding step as one compiled function: norms, products and attention of all layers, run by several threads.
+
+A model becomes a *program*, an array of `OPERATION`s over four flat arrays: `work` (what goes from one operation to
+the next), `private` (the same, a row for each thread), `numbers` (norms and biases) and `panels` (weights). Offsets
+count elements. Threads run the same program, share out an operation's items among them as they become free and wait
+for each other after each operation that the next one reads from all of.
+
+Shapes: B rows, H query heads, G key/value heads, R = H / G, K head width, S key positions.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from functools import partial
+
+import numpy as np
+from numba import njit, types
+
+from transfuse.kernels.vectors import (
+    LANES,
+    UNROLLED,
+    dot_tile,
+    exp,
+    fetch,
+    fetch_add,
+    product_tile,
+    store_half,
+    store_number,
+)
+
+NORM, PRODUCT, ATTEND = 0, 1, 2
+"""Kinds of operation."""
+
+STORE, ADD, GATE = 0, 1, 2
+"""What becomes of a product: it replaces the target, is added to it, or is `activation(gate) · up`, where the panels of
+the two alternate."""
+
+IDENTITY, RELU, GELU, GELU_TANH, SILU = 0, 1, 2, 3, 4
+"""Activations."""
+
+OPERATION = np.dtype(
+    [
+        ("kind", "i8"),
+        ("source", "i8"),  # in `work`, or in `private` where `from_private`
+        ("from_private", "i8"),
+        ("scratch", "i8"),  # in `private`
+        ("target", "i8"),
+        ("n_in", "i8"),
+        ("n_out", "i8"),
+        ("weights", "i8"),  # of a product in `panels`, of a norm in `numbers`
+        ("bias", "i8"),  # in `numbers`; -1: none
+        ("epilogue", "i8"),
+        ("activation", "i8"),
+        ("centred", "i8"),  # a norm subtracts the mean
+        ("epsilon", "f8"),
+        ("n_heads", "i8"),
+        ("n_kv_heads", "i8"),
+        ("d_head", "i8"),
+        ("cosines", "i8"),  # of rotary angles, (B, K / 2) in `work`; -1: none
+        ("sines", "i8"),
+        ("keys", "i8"),  # address of keys (B, G, S, K); values lie `values` bytes further
+        ("values", "i8"),
+        ("row_step", "i8"),
+        ("head_step", "i8"),
+    ]
+)
+
+COLUMNS = (4 if LANES == 4 else 3) * LANES
+"""Columns of a panel of weights: as many as leave registers for the sums of a tile's rows."""
+
+FAST = {"reassoc", "nsz", "arcp", "contract"}
+"""What the compiler may assume of arithmetic: that it may be reordered, not that all numbers are finite."""
+
+_compiled = partial(njit, nogil=True, fastmath=FAST, error_model="numpy")
+
+_WIDE = LANES == 16
+"""Whether there are registers for tiles of eight rows."""
+
+_PANEL_8, _PANEL_4, _PANEL_2, _PANEL_1 = (product_tile(n, COLUMNS // LANES, False) for n in (8, 4, 2, 1))
+_HALF_8, _HALF_4, _HALF_2, _HALF_1 = (product_tile(n, COLUMNS // LANES, True) for n in (8, 4, 2, 1))
+_ACROSS = 4 if _WIDE else 2
+"""Vectors of values that are summed side by side."""
+_VALUES_4, _VALUES_1 = (product_tile(n, _ACROSS, False) for n in (4, 1))
+_NARROW_VALUES_4, _NARROW_VALUES_1 = (product_tile(n, 1, False) for n in (4, 1))
+_HALF_VALUES_4, _HALF_VALUES_1 = (product_tile(n, _ACROSS, True) for n in (4, 1))
+_HALF_NARROW_VALUES_4, _HALF_NARROW_VALUES_1 = (product_tile(n, 1, True) for n in (4, 1))
+_SCORES, _HALF_SCORES = dot_tile(False), dot_tile(True)
+
+_yield = types.ExternalFunction("sched_yield", types.int32())
+_CAN_YIELD = sys.platform != "win32"
+
+
+def scratch_numbers(n_rows: int, n_heads: int, n_kv_heads: int, d_head: int, n_keys: int) -> int:
+    """Numbers that a thread needs to itself for one operation."""
+    shared = n_heads // n_kv_heads
+    attention = (2 * shared + 1) * d_head + shared * (n_keys + LANES)
+    return max(attention, 2 * n_rows * COLUMNS)
+
+
+@_compiled(cache=True)
+def run(program, numbers, panels, work, private, lengths, meetings, thread):  # type: ignore[no-untyped-def]
+    """A thread's part of `program`, for `len(lengths)` rows, the new token of each being the last of its `lengths`.
+
+    `panels` are float32 or, as 16-bit integers, bfloat16. `private` is a row a thread, of which the last
+    `scratch_numbers` are for use within an operation; `meetings` is (operations, 16) zeros."""
+    mine, n_threads = private[thread], len(private)
+    for i in range(len(program)):
+        operation = program[i]
+        if operation.kind == NORM:
+            _norm(operation, numbers, work, mine, len(lengths))
+            continue
+        counter = meetings[i].ctypes.data
+        scratch = mine[operation.scratch :]
+        if operation.kind == PRODUCT:
+            source = mine if operation.from_private else work
+            _product(operation, numbers, panels, source[operation.source :], work, scratch, len(lengths), counter)
+        else:
+            _attend(operation, panels.itemsize == 2, work, scratch, lengths, counter)
+        _meet(counter + 64, n_threads)
+
+
+@_compiled()
+def _meet(counter, n_threads):  # type: ignore[no-untyped-def]
+    """Wait until all threads have come here."""
+    fetch_add(counter)
+    spins = 0
+    while fetch(counter) < n_threads:
+        spins += 1
+        if _CAN_YIELD and spins % 1024 == 0:
+            _yield()
+
+
+@_compiled()
+def _norm(operation, numbers, work, mine, n_rows):  # type: ignore[no-untyped-def]
+    """Every thread makes the whole of it for itself, which costs less than waiting for each other."""
+    D = operation.n_in
+    for row in range(n_rows):
+        x = work[operation.source + row * D : operation.source + (row + 1) * D]
+        y = mine[operation.target + row * D : operation.target + (row + 1) * D]
+        mean = np.float32(0)
+        if operation.centred:
+            for i in range(D):
+                mean += x[i]
+            mean /= np.float32(D)
+        square = np.float32(0)
+        for i in range(D):
+            square += (x[i] - mean) * (x[i] - mean)
+        scale = np.float32(1 / math.sqrt(square / D + operation.epsilon))
+        weight = numbers[operation.weights : operation.weights + D]
+        for i in range(D):
+            y[i] = (x[i] - mean) * scale * weight[i]
+        if operation.bias >= 0:
+            bias = numbers[operation.bias : operation.bias + D]
+            for i in range(D):
+                y[i] += bias[i]
+
+
+@_compiled()
+def _product(operation, numbers, panels, source, work, scratch, n_rows, counter):  # type: ignore[no-untyped-def]
+    x = source.ctypes.data
+    n_in = -(-operation.n_in // UNROLLED) * UNROLLED
+    size = n_in * COLUMNS
+    gated = operation.epilogue == GATE
+    n_panels = -(-operation.n_out // COLUMNS)
+    while True:
+        panel = fetch_add(counter)
+        if panel >= n_panels:
+            break
+        first = operation.weights + (2 * panel if gated else panel) * size
+        _panel(x, operation.n_in, n_rows, panels[first : first + size], n_in, scratch)
+        if gated:
+            _panel(
+                x, operation.n_in, n_rows, panels[first + size : first + 2 * size], n_in, scratch[n_rows * COLUMNS :]
+            )
+        _finish(operation, numbers, work, scratch, n_rows, panel * COLUMNS)
+
+
+@_compiled()
+def _panel(x, x_step, n_rows, panel, n_in, out):  # type: ignore[no-untyped-def]
+    """`n_rows` rows of x times one panel, into `out` (B, COLUMNS)."""
+    w, out, row = panel.ctypes.data, out.ctypes.data, 0
+    half = panel.itemsize == 2
+    while row < n_rows:
+        left, x_row, out_row = n_rows - row, x + 4 * row * x_step, out + 4 * row * COLUMNS
+        if _WIDE and left >= 8:
+            row += 8
+            if half:
+                _HALF_8(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
+            else:
+                _PANEL_8(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
+        elif left >= 4:
+            row += 4
+            if half:
+                _HALF_4(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
+            else:
+                _PANEL_4(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
+        elif left >= 2:
+            row += 2
+            if half:
+                _HALF_2(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
+            else:
+                _PANEL_2(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
+        else:
+            row += 1
+            if half:
+                _HALF_1(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
+            else:
+                _PANEL_1(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
+
+
+@_compiled()
+def _finish(operation, numbers, work, scratch, n_rows, first):  # type: ignore[no-untyped-def]
+    """Bias, activation and where it goes, for the columns from `first` of a panel's product."""
+    width = min(COLUMNS, operation.n_out - first)
+    gated = operation.epilogue == GATE
+    for row in range(n_rows):
+        value = scratch[row * COLUMNS : row * COLUMNS + width]
+        start = operation.target + row * operation.n_out + first
+        target = work[start : start + width]
+        if operation.bias >= 0:
+            bias = numbers[operation.bias + first : operation.bias + first + width]
+            for i in range(width):
+                value[i] += bias[i]
+        if operation.activation != IDENTITY:
+            _activate(value, operation.activation)
+        if gated:
+            up = scratch[(n_rows + row) * COLUMNS : (n_rows + row) * COLUMNS + width]
+            if operation.bias >= 0:
+                bias = numbers[operation.bias + operation.n_out + first :]
+                for i in range(width):
+                    up[i] += bias[i]
+            for i in range(width):
+                value[i] *= up[i]
+        if operation.epilogue == ADD:
+            for i in range(width):
+                target[i] += value[i]
+        else:
+            for i in range(width):
+                target[i] = value[i]
+
+
+@_compiled()
+def _activate(x, activation):  # type: ignore[no-untyped-def]
+    one = np.float32(1)
+    if activation == RELU:
+        for i in range(len(x)):
+            x[i] = max(x[i], np.float32(0))
+    elif activation == SILU:
+        for i in range(len(x)):
+            x[i] = x[i] / (one + exp(-x[i]))
+    elif activation == GELU_TANH:
+        for i in range(len(x)):
+            y = np.float32(2 * 0.7978845608028654) * (x[i] + np.float32(0.044715) * x[i] * x[i] * x[i])
+            x[i] = x[i] / (one + exp(-y))  # 1 + tanh(y / 2) is 2 / (1 + exp(-y))
+    else:
+        for i in range(len(x)):
+            x[i] = np.float32(0.5 * x[i] * (1 + math.erf(x[i] * 0.7071067811865476)))
+
+
+@_compiled()
+def _attend(operation, half, work, scratch, lengths, counter):  # type: ignore[no-untyped-def]
+    """Queries, keys and values (B, (H + 2 G) · K) to heads (B, H · K); the new keys and values go to the cache."""
+    G = operation.n_kv_heads
+    while True:
+        item = fetch_add(counter)
+        if item >= len(lengths) * G:
+            break
+        _attend_one(operation, half, work, scratch, lengths[item // G], item // G, item % G)
+
+
+@_compiled()
+def _attend_one(operation, half, work, scratch, n, row, group):  # type: ignore[no-untyped-def]
+    """One key/value head of one row, whose keys are `n` with the new one."""
+    H, G, K = operation.n_heads, operation.n_kv_heads, operation.d_head
+    R, room, size = H // G, -(-n // LANES) * LANES, 2 if half else 4
+    q_RK, heads_RK, k_K = scratch[: R * K], scratch[R * K : 2 * R * K], scratch[2 * R * K : (2 * R + 1) * K]
+    scores_RS = scratch[(2 * R + 1) * K :]
+    keys = operation.keys + size * (row * operation.row_step + group * operation.head_step)
+    values = keys + operation.values
+    inputs = work[operation.source + row * (H + 2 * G) * K : operation.source + (row + 1) * (H + 2 * G) * K]
+    cosines = sines = work[:0]
+    if operation.cosines >= 0:
+        cosines = work[operation.cosines + row * (K // 2) : operation.cosines + (row + 1) * (K // 2)]
+        sines = work[operation.sines + row * (K // 2) : operation.sines + (row + 1) * (K // 2)]
+
+    scale = np.float32(1 / math.sqrt(K))
+    for r in range(R):
+        _turn(inputs[(group * R + r) * K : (group * R + r + 1) * K], cosines, sines, scale, q_RK[r * K : (r + 1) * K])
+    _turn(inputs[(H + group) * K : (H + group + 1) * K], cosines, sines, np.float32(1), k_K)
+    _append(k_K, keys + size * (n - 1) * K, half)
+    _append(inputs[(H + G + group) * K : (H + G + group + 1) * K], values + size * (n - 1) * K, half)
+
+    for first in range(0, n, LANES):
+        for r in range(R):
+            q, out = q_RK[r * K :].ctypes.data, scores_RS[r * room + first :].ctypes.data
+            if half:
+                _HALF_SCORES(q, keys + 2 * first * K, K, K, out)
+            else:
+                _SCORES(q, keys + 4 * first * K, K, K, out)
+    for r in range(R):
+        _softmax(scores_RS[r * room : (r + 1) * room], n)
+    _weigh(scores_RS, room, R, values, K, -(-n // UNROLLED) * UNROLLED, heads_RK, half)
+    target = work[operation.target + (row * H + group * R) * K : operation.target + (row * H + (group + 1) * R) * K]
+    for i in range(R * K):
+        target[i] = heads_RK[i]
+
+
+@_compiled()
+def _turn(x, cosines, sines, scale, out):  # type: ignore[no-untyped-def]
+    """A head turned by its position, where there are angles, and scaled."""
+    half = len(cosines)
+    if half == 0:
+        for i in range(len(x)):
+            out[i] = x[i] * scale
+    for i in range(half):
+        out[i] = (x[i] * cosines[i] - x[i + half] * sines[i]) * scale
+        out[i + half] = (x[i + half] * cosines[i] + x[i] * sines[i]) * scale
+
+
+@_compiled()
+def _append(x, place, half):  # type: ignore[no-untyped-def]
+    for i in range(len(x)):
+        if half:
+            store_half(place + 2 * i, x[i])
+        else:
+            store_number(place + 4 * i, x[i])
+
+
+@_compiled()
+def _softmax(scores, n):  # type: ignore[no-untyped-def]
+    """Of the first `n`; those after them become 0."""
+    largest = scores[0]
+    for i in range(n):
+        largest = max(largest, scores[i])
+    total = np.float32(0)
+    for i in range(n):
+        scores[i] = exp(scores[i] - largest)
+        total += scores[i]
+    scale = np.float32(1) / total
+    for i in range(n):
+        scores[i] *= scale
+    for i in range(n, len(scores)):
+        scores[i] = 0
+
+
+@_compiled()
+def _weigh(scores_RS, room, R, values, K, n, heads_RK, half):  # type: ignore[no-untyped-def]
+    """Values (S, K) summed with the weights of each of R queries, into heads (R, K)."""
+    r = 0
+    while r < R:
+        four = R - r >= 4
+        p = scores_RS[r * room :].ctypes.data
+        k = 0
+        while k < K:
+            across = K - k >= _ACROSS * LANES
+            out = heads_RK[r * K + k :].ctypes.data
+            if half and across and four:
+                _HALF_VALUES_4(p, room, values + 2 * k, K, n, out, K)
+            elif half and across:
+                _HALF_VALUES_1(p, room, values + 2 * k, K, n, out, K)
+            elif half and four:
+                _HALF_NARROW_VALUES_4(p, room, values + 2 * k, K, n, out, K)
+            elif half:
+                _HALF_NARROW_VALUES_1(p, room, values + 2 * k, K, n, out, K)
+            elif across and four:
+                _VALUES_4(p, room, values + 4 * k, K, n, out, K)
+            elif across:
+                _VALUES_1(p, room, values + 4 * k, K, n, out, K)
+            elif four:
+                _NARROW_VALUES_4(p, room, values + 4 * k, K, n, out, K)
+            else:
+                _NARROW_VALUES_1(p, room, values + 4 * k, K, n, out, K)
+            k += (_ACROSS if across else 1) * LANES
+        r += 4 if four else 1

@@ -1,0 +1,223 @@
+"""Compiled steps: against the modules they are made from, at every length, thread by thread, and what they are not
+used for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import reference
+from transfuse.generation import compiled, cores, generate, ready
+from transfuse.generation.compiled import CompiledDecoder
+from transfuse.generation.config import SearchConfig
+from transfuse.kernels import step as kernel
+from transfuse.kernels.vectors import LANES, UNROLLED
+from transfuse.models.decoder import DecoderConfig, DecoderModel
+
+SIZES = {"vocab_size": 211, "d_model": 44, "n_layers": 3, "n_heads": 8, "d_hidden": 68, "max_positions": 300}
+PLAIN = {"gated": False, "qkv_bias": True, "out_bias": True, "hidden_bias": True, "norm": "layer"}
+CONFIGS = {
+    "llama": DecoderConfig(**SIZES, n_kv_heads=2, d_head=48),
+    "multi-query": DecoderConfig(**SIZES, n_kv_heads=1, d_head=16, qkv_bias=True),
+    "gpt-2": DecoderConfig(**SIZES, **PLAIN, d_head=32, activation="gelu_tanh", positions="learned"),
+    "mixed": DecoderConfig(**SIZES, n_kv_heads=(2, 4, 8), d_head=64, activation="gelu", hidden_bias=True),
+    "relu": DecoderConfig(**SIZES, d_head=16, activation="relu", gated=False, rotary_factor=2.0),
+}
+LENGTHS = [1, 5, 40, 127, 7, 15, 16, 17, 3, 2, 128]
+
+
+def drawn(name: str, dtype: torch.dtype = torch.float32) -> DecoderModel:
+    return reference.draw(DecoderModel(CONFIGS[name]), seed=3, std=0.3).to(dtype).eval()
+
+
+@torch.inference_mode()
+def largest_difference(
+    model: DecoderModel,
+    reference_model: DecoderModel,
+    lengths: list[int],
+    n_steps: int = 9,
+    break_it: Callable[[Any], None] | None = None,
+) -> float:
+    """Between both sides' logits, as a share of the largest; on the way most rows leave."""
+    generator = torch.Generator().manual_seed(5)
+    prompts = [torch.randint(1, 200, (n,), generator=generator).tolist() for n in lengths]
+    worst = 0.0
+    with CompiledDecoder(model) as decoder:
+        ours, ids = decoder.begin(prompts)
+        theirs, _ = reference_model.begin(prompts)
+        if break_it is not None:
+            break_it(ours)
+        for number in range(n_steps):
+            found = decoder.output(decoder.hidden_step(ids[:, None], ours))[:, 0].float()
+            expected = reference_model.output(reference_model.hidden_step(ids[:, None], theirs))[:, 0].float()
+            assert found.isfinite().all()
+            worst = max(worst, float((found - expected).abs().max() / expected.abs().max()))
+            ids = expected.argmax(-1)
+            if number == 3 and len(ids) > 3:
+                staying = torch.tensor([0, len(ids) - 1, 2])
+                ours.select(staying)
+                theirs.select(staying)
+                ids = ids[staying]
+    return worst
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_step_is_the_modules_step(name: str, n_threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "n_threads_to_share", lambda: n_threads)
+    monkeypatch.setattr(compiled, "BYTES_A_THREAD", 1)
+    model = drawn(name)
+    for lengths in ([1], [3, 3], LENGTHS):
+        assert largest_difference(model, model, lengths) < 1e-5
+
+
+def test_a_step_is_the_modules_step_past_every_block() -> None:
+    model = drawn("llama")
+    assert largest_difference(model, model, [1, 120], n_steps=150) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt-2"])
+def test_in_bfloat16_only_keys_and_values_are_rounded(name: str) -> None:
+    model = drawn(name, torch.bfloat16)
+    exact = drawn(name, torch.bfloat16).float()
+    by_modules = 0.0
+    with torch.inference_mode():
+        ids = torch.randint(1, 200, (4, 30), generator=torch.Generator().manual_seed(1))
+        logits = exact(ids)
+        by_modules = float((model(ids).float() - logits).abs().max() / logits.abs().max())
+    found = largest_difference(model, exact, LENGTHS)
+    assert 1e-5 < found < by_modules
+
+
+def every(kind: int, field: str, value: Any) -> Callable[[Any], None]:
+    def break_it(state: Any) -> None:
+        program = state.program
+        program[field] = np.where(program["kind"] == kind, value, program[field])
+
+    return break_it
+
+
+MUTANTS = {
+    "no rotation": ("llama", every(kernel.ATTEND, "cosines", -1)),
+    "mean subtracted": ("llama", every(kernel.NORM, "centred", 1)),
+    "mean not subtracted": ("gpt-2", every(kernel.NORM, "centred", 0)),
+    "another epsilon": ("gpt-2", every(kernel.NORM, "epsilon", 1e-2)),
+    "no bias of norms": ("gpt-2", every(kernel.NORM, "bias", -1)),
+    "no bias of products": ("gpt-2", every(kernel.PRODUCT, "bias", -1)),
+    "no residual": ("llama", every(kernel.PRODUCT, "epilogue", kernel.STORE)),
+    "gelu without tanh": ("gpt-2", lambda state: _activate(state, kernel.GELU)),
+    "silu for gelu": ("mixed", lambda state: _activate(state, kernel.SILU)),
+}
+
+
+def _activate(state: Any, activation: int) -> None:
+    program = state.program
+    program["activation"] = np.where(program["activation"] == kernel.IDENTITY, kernel.IDENTITY, activation)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_parity_notices(mutant: str) -> None:
+    name, break_it = MUTANTS[mutant]
+    model = drawn(name)
+    assert largest_difference(model, model, [9, 21], n_steps=2, break_it=break_it) > 2e-5
+
+
+@pytest.fixture
+def always(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Compile however small a model is; how many threads each state's steps had."""
+    seen: list[int] = []
+    original = CompiledDecoder._n_threads
+
+    def counted(self: CompiledDecoder) -> int:
+        seen.append(original(self))
+        return seen[-1]
+
+    monkeypatch.setattr(ready, "FEWEST_WEIGHTS", 0)
+    monkeypatch.setattr(compiled, "BYTES_A_THREAD", 1)
+    monkeypatch.setattr(CompiledDecoder, "_n_threads", counted)
+    return seen
+
+
+@torch.no_grad()
+def plain_greedy(model: DecoderModel, prompt: list[int], limit: int) -> list[int]:
+    ids = list(prompt)
+    for _ in range(limit):
+        token = int(model(torch.tensor([ids]))[0, -1].argmax())
+        if token in model.config.end_ids:
+            break
+        ids.append(token)
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("n_cores", [1, 2])
+def test_generation_is_the_plain_search(n_cores: int, always: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "n_cores_of", lambda device: n_cores)
+    monkeypatch.setattr(generate, "FEWEST", 2)
+    model, config = drawn("llama"), SearchConfig(beams=1, max_tokens=12)
+    prompts = [list(range(1, 1 + n)) for n in (3, 1, 8, 20, 2)]
+    n_threads = torch.get_num_threads()
+    found = [one[0].ids for one in generate.generate(model, prompts, config)]
+    assert found == [plain_greedy(model, prompt, 12) for prompt in prompts]
+    assert torch.get_num_threads() == n_threads
+    assert set(always) == ({1} if n_cores == 2 else {n_threads})
+    parts = list(generate.stream(model, prompts[0], config))
+    assert parts[-1] == found[0] and torch.get_num_threads() == n_threads
+
+
+def test_a_consumer_of_a_stream_has_all_threads(always: list[int]) -> None:
+    n_threads = torch.get_num_threads()
+    config = SearchConfig(beams=1, max_tokens=3)
+    seen = [torch.get_num_threads() for _ in generate.stream(drawn("llama"), [4, 5], config)]
+    assert set(seen) == {n_threads}
+
+
+def test_threads_for_a_step_nest_and_end_with_an_error() -> None:
+    n_threads, seen = torch.get_num_threads(), []
+
+    class Sharing(cores.SharesOut):
+        pass
+
+    def fail() -> None:
+        with cores.threads_for(Sharing()):
+            seen.append((torch.get_num_threads(), cores.n_threads_to_share()))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert seen == [(1, n_threads)]
+    assert (torch.get_num_threads(), cores.n_threads_to_share()) == (n_threads, n_threads)
+    with cores.threads_for(object()):
+        assert torch.get_num_threads() == n_threads
+
+
+def test_small_models_have_one_thread() -> None:
+    with CompiledDecoder(drawn("llama")) as decoder:
+        assert decoder._n_threads() == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [
+        (CONFIGS["llama"], torch.float64),
+        (CONFIGS["llama"], torch.float16),
+        (CONFIGS["llama"].replace(d_head=LANES + 2), torch.float32),
+        (CONFIGS["llama"].replace(d_model=2 * UNROLLED + 2), torch.float32),
+        (CONFIGS["llama"].replace(d_hidden=2 * UNROLLED + 2), torch.float32),
+    ],
+)
+def test_what_does_not_fit_is_written_by_its_modules(
+    config: DecoderConfig, dtype: torch.dtype, always: list[int]
+) -> None:
+    model = reference.draw(DecoderModel(config), seed=3, std=0.3).to(dtype).eval()
+    with ready.ready(model) as writer:
+        assert writer is model
+
+
+def test_a_few_weights_are_not_worth_compiling() -> None:
+    model = drawn("llama")
+    with ready.ready(model) as writer:
+        assert writer is model
