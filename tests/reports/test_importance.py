@@ -16,9 +16,11 @@ from sklearn.ensemble import (
     RandomForestClassifier,
     RandomForestRegressor,
 )
+from sklearn.inspection import permutation_importance
 from sklearn.tree import DecisionTreeClassifier
 
 from transfuse import ConfigError, DataError, forest_importance, tree_importance
+from transfuse.reports.seen_trees import SeenTrees
 from transfuse.trees.decrease import Target, rows_decrease
 from transfuse.trees.read import read_trees
 
@@ -168,3 +170,71 @@ def test_figures_do_not_depend_on_the_scale_of_weights() -> None:
         )
         informed.append(tree_importance(forest, X[HELD], Y[HELD]).table["information_held_out"])
     np.testing.assert_allclose(*informed, rtol=1e-9)
+
+
+WHOLE = DRAW.integers(0, 4, N - 250)
+"""Weights of held-out rows: how often each stands there."""
+
+
+@pytest.mark.parametrize("of_classes", [True, False])
+def test_a_weighted_row_is_so_many_rows(of_classes: bool, forest: RandomForestClassifier) -> None:
+    model, y = forest, Y
+    if not of_classes:
+        y = (FRAME["true"] + 0.5 * DRAW.normal(size=N)).to_numpy()
+        model = RandomForestRegressor(12, random_state=0).fit(FRAME[TRAIN], y[TRAIN])
+    found = tree_importance(model, FRAME[HELD], y[HELD], sample_weight=WHOLE)
+    repeated = np.repeat(np.arange(N - 250), WHOLE)
+    plain = tree_importance(model, FRAME[HELD].iloc[repeated], y[HELD][repeated])
+    for column in [name for name in plain.table if name.endswith("_held_out")]:
+        pd.testing.assert_series_equal(found.table[column], plain.table[column].loc[found.table.index], rtol=1e-10)
+    assert found.score == pytest.approx(model.score(FRAME[HELD], y[HELD], WHOLE), rel=1e-12)
+    assert found.score == pytest.approx(plain.score, rel=1e-12) and found.chance == pytest.approx(plain.chance)
+    theirs = permutation_importance(model, FRAME[HELD], y[HELD], random_state=0, sample_weight=WHOLE)
+    ours = found.table["permutation"].loc[list(FRAME.columns)]
+    assert np.allclose(ours, theirs.importances_mean, rtol=0, atol=1e-12)
+
+
+def test_weights_of_several_outputs_count_in_their_mean() -> None:
+    y = np.column_stack([FRAME["true"] + 0.3 * DRAW.normal(size=N), FRAME["noise"]])
+    model = RandomForestRegressor(5, random_state=0).fit(FRAME[TRAIN], y[TRAIN])
+    found = tree_importance(model, FRAME[HELD], y[HELD], sample_weight=WHOLE)
+    assert found.score == pytest.approx(model.score(FRAME[HELD], y[HELD], WHOLE), rel=1e-10)
+
+
+def test_out_of_bag_rows_have_their_weights() -> None:
+    weight = DRAW.integers(1, 5, 250).astype(float)
+    forest = RandomForestClassifier(9, random_state=0).fit(FRAME[TRAIN], Y[TRAIN], sample_weight=weight)
+    arguments = {"X_train": FRAME[TRAIN], "y_train": Y[TRAIN]}
+    found = tree_importance(forest, FRAME[HELD], Y[HELD], train_weight=weight, **arguments).table
+    bags = np.array([np.bincount(rows, minlength=250) for rows in forest.estimators_samples_])
+    target = Target((Y[TRAIN, None] == forest.classes_)[:, None].astype(float), True)
+    trees = read_trees(forest).trees
+    wanted = rows_decrease(
+        trees, trees.learned, FRAME[TRAIN].to_numpy(), target, each=True, weights=(bags == 0) * weight
+    )
+    assert np.allclose(found["gini_oob"].loc[list(FRAME.columns)], wanted["gini"], atol=1e-12)
+    plain = tree_importance(forest, FRAME[HELD], Y[HELD], **arguments).table
+    assert not np.allclose(plain["gini_oob"], found["gini_oob"].loc[plain.index])
+
+
+def test_what_nodes_learned_from_weighted_bags_is_what_the_forest_says() -> None:
+    weight, y = DRAW.integers(1, 5, 250).astype(float), FRAME["true"].to_numpy()
+    forest = RandomForestRegressor(4, criterion="absolute_error", max_depth=4, random_state=0)
+    forest.fit(FRAME[TRAIN], y[TRAIN], sample_weight=weight)
+    learned = SeenTrees(forest, (FRAME[TRAIN], y[TRAIN]), weight).learned
+    theirs = np.concatenate([tree.tree_.weighted_n_node_samples for tree in forest.estimators_])
+    assert np.allclose(learned.weight, theirs)
+
+
+@pytest.mark.parametrize(
+    ("weight", "said"),
+    [
+        (np.ones(3), r"sample_weight has the shape \(3,\), expected one number for each of 1250 rows"),
+        (-np.ones(N - 250), "sample_weight must be finite, not negative, and not all zero"),
+        (np.zeros(N - 250), "not all zero"),
+        (np.full(N - 250, np.nan), "must be finite"),
+    ],
+)
+def test_weights_that_are_none_are_refused(weight: np.ndarray, said: str, forest: RandomForestClassifier) -> None:
+    with pytest.raises(DataError, match=said):
+        tree_importance(forest, FRAME[HELD], Y[HELD], sample_weight=weight)

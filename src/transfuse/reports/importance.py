@@ -88,6 +88,7 @@ def tree_importance(
     X_train: Any = None,
     y_train: Any = None,
     sample_weight: Any = None,
+    train_weight: Any = None,
     scoring: str | None = None,
     n_repeats: int = 5,
     correlated: float = 0.7,
@@ -100,9 +101,9 @@ def tree_importance(
     `model` is a tree, random forest, extra trees, gradient boosting or histogram gradient boosting of scikit-learn, or
     one of XGBoost or LightGBM. Boosted ones, and forests of numbers grown by other than squared errors, need their
     training rows. These also give out-of-bag figures, and are what `drop` (refit without each column) and `noise`
-    (refit beside so many columns of noise) learn from. `sample_weight` is of the training rows. `scoring` is as in
-    scikit-learn, by default accuracy or R²; columns whose rank correlation is at least `correlated` are also shuffled
-    together. None of these figures says what causes y.
+    (refit beside so many columns of noise) learn from. `sample_weight` is of the held-out rows, `train_weight` of the
+    training rows. `scoring` is as in scikit-learn, by default accuracy or R²; columns whose rank correlation is at
+    least `correlated` are also shuffled together. None of these figures says what causes y.
 
     Raises DataError for tables without the model's columns, with equally named or non-numeric ones, and for y that does
     not fit; ConfigError for settings that contradict each other.
@@ -115,29 +116,31 @@ def tree_importance(
     if len(X) != len(y):
         raise DataError(f"X has {len(X)} rows and y has {len(y)}; they must be equally many")
     train = None if X_train is None else (_table(X_train, "X_train", model), _column(y_train))
-    for name, one in (("y_train", None if train is None else train[1]), ("sample_weight", sample_weight)):
-        if one is not None and train is not None and len(one) != len(train[0]):
-            raise DataError(f"X_train has {len(train[0])} rows and {name} has {len(one)}; they must be equally many")
+    if train is not None and len(train[0]) != len(train[1]):
+        raise DataError(f"X_train has {len(train[0])} rows and y_train has {len(train[1])}; they must be equally many")
+    weight = _weight(sample_weight, "sample_weight", X)
+    own_weight = None if train is None else _weight(train_weight, "train_weight", train[0])
     draw = check_random_state(random_state)
     seed = int(draw.randint(np.iinfo(np.int32).max + 1))
     if noise and train is not None:
         extra = np.random.default_rng(seed)
         X, wider = _with_noise(X, noise, extra), _with_noise(train[0], noise, extra)
         train = wider, train[1]
-        model = _refitted(model, *train, sample_weight)
-    seen = SeenTrees(model, train, sample_weight)
-    table = _decreases(seen, X, y)
-    score, losses, groups = _shuffled(seen, X, y, scoring, n_repeats, seed, correlated, table)
+        model = _refitted(model, *train, own_weight)
+    seen = SeenTrees(model, train, own_weight)
+    table = _decreases(seen, X, y, weight)
+    score, losses, groups = _shuffled(seen, X, y, weight, scoring, n_repeats, seed, correlated, table)
     table["permutation"], table["permutation_std"] = losses.mean(1), losses.std(1)
     measure = "gini" if seen.of_classes else "variance"
     costs = table["permutation"] > 2 * table["permutation_std"]
     # one shuffle has no spread to stand against
     table["survives"] = (table[f"{measure}_held_out"] > 0) | (costs & (table["permutation"] > 0) & (n_repeats > 1))
     if drop and train is not None:
-        table["dropped"] = _dropped(seen, X, y, scoring, score)
+        table["dropped"] = _dropped(seen, X, y, weight, scoring, score)
     name = scoring or seen.scoring
     table = table.sort_values("permutation", ascending=False, kind="stable")
-    chance = chance_of(seen, y if train is None else train[1], y, scoring)
+    known, known_weight = (y, weight) if train is None else (train[1], own_weight)
+    chance = chance_of(seen, known, y, scoring, known_weight, weight)
     sentences = _sentences(table, X, score, chance, name, groups, [str(c) for c in X.columns][len(X.columns) - noise :])
     return Importance(table, score, chance, name, len(X), sentences)
 
@@ -167,6 +170,18 @@ def _table(X: Any, name: str, model: Any) -> pd.DataFrame:
     return frame
 
 
+def _weight(given: Any, name: str, X: pd.DataFrame) -> np.ndarray | None:
+    """Weights of the rows of `X`, checked."""
+    if given is None:
+        return None
+    weight = np.asarray(given, np.float64)
+    if weight.shape != (len(X),):
+        raise DataError(f"{name} has the shape {weight.shape}, expected one number for each of {len(X)} rows")
+    if not (np.isfinite(weight).all() and (weight >= 0).all() and weight.any()):
+        raise DataError(f"{name} must be finite, not negative, and not all zero")
+    return weight
+
+
 def _column(y: Any) -> np.ndarray:
     """y as an array; of a single column, that column."""
     if y is None:
@@ -188,15 +203,16 @@ def _refitted(model: Any, X: pd.DataFrame, y: np.ndarray, weight: Any) -> Any:
     return clone(model).fit(rows, y, **({} if weight is None else {"sample_weight": weight}))
 
 
-def _decreases(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray) -> pd.DataFrame:
+def _decreases(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray, weight: np.ndarray | None) -> pd.DataFrame:
     trees, each = seen.ensemble.trees, seen.ensemble.is_forest
     target = seen.target(y, "y")
     found: dict[str, np.ndarray] = {}
-    held = rows_decrease(trees, seen.learned, seen.rows(X), target, each=each)
+    weights = None if weight is None else weight[None]
+    held = rows_decrease(trees, seen.learned, seen.rows(X), target, each=each, weights=weights)
     bag: dict[Any, np.ndarray] = {}
-    if seen.bags is not None and seen.train is not None:
+    if seen.out_of_bag is not None and seen.train is not None:
         rows, own = seen.rows(seen.train[0]), seen.target(seen.train[1], "y_train")
-        bag = rows_decrease(trees, seen.learned, rows, own, each=each, weights=(seen.bags == 0).astype(np.float64))
+        bag = rows_decrease(trees, seen.learned, rows, own, each=each, weights=seen.out_of_bag)
     for measure in target.measures:
         found[f"{measure}_train"] = training_decrease(trees, seen.learned, measure, each=each)
         found[f"{measure}_held_out"] = held[measure]
@@ -211,6 +227,7 @@ def _shuffled(
     seen: SeenTrees,
     X: pd.DataFrame,
     y: np.ndarray,
+    weight: np.ndarray | None,
     scoring: str | None,
     n_repeats: int,
     seed: int,
@@ -219,7 +236,7 @@ def _shuffled(
 ) -> tuple[float, np.ndarray, list[list[str]]]:
     """The score, losses by column and repeat, and groups of correlated columns, whose own losses go into the table."""
     rows = seen.rows(X)
-    score = scorer_of(seen, X, y, scoring, rows)
+    score = scorer_of(seen, X, y, scoring, rows, weight)
     trees = seen.ensemble.trees
     orders = shuffles(len(X), n_repeats, seed)
     losses = permutation_losses(trees, rows, score, orders)
@@ -236,7 +253,9 @@ def _shuffled(
     return score(summed(trees, rows)), losses, names
 
 
-def _dropped(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray, scoring: str | None, score: float) -> list[float]:
+def _dropped(
+    seen: SeenTrees, X: pd.DataFrame, y: np.ndarray, weight: np.ndarray | None, scoring: str | None, score: float
+) -> list[float]:
     """What the score loses when the model never had the column."""
     assert seen.train is not None
     if X.shape[1] < 2:
@@ -247,7 +266,7 @@ def _dropped(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray, scoring: str | Non
         rest = X.drop(columns=column)
         other = SeenTrees(model, None, None)
         rows = other.rows(rest)
-        found.append(score - scorer_of(other, rest, y, scoring, rows)(summed(other.ensemble.trees, rows)))
+        found.append(score - scorer_of(other, rest, y, scoring, rows, weight)(summed(other.ensemble.trees, rows)))
     return found
 
 

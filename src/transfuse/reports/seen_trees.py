@@ -42,6 +42,14 @@ class SeenTrees:
         """A table as the numbers that the trees compare."""
         return self.ensemble.encode(X if hasattr(self.model, "feature_names_in_") else X.to_numpy())
 
+    @property
+    def out_of_bag(self) -> np.ndarray | None:
+        """What each training row counts for each tree that did not draw it, (trees, n)."""
+        if self.bags is None:
+            return None
+        unseen = (self.bags == 0).astype(np.float64)
+        return unseen if self.weight is None else unseen * self.weight
+
     def target(self, y: np.ndarray, name: str) -> Target:
         """What rows are judged by. Raises DataError for a class the model does not know or what is not a number."""
         columns = y.reshape(len(y), -1)
@@ -75,7 +83,9 @@ class SeenTrees:
         X, y = self.train
         weights = np.ones((1, len(X))) if self.weight is None else self.weight[None]
         if self.bags is not None:
-            weights = weights * self.bags
+            # since 1.9 scikit-learn draws a bag's rows by their weights, and then each counts the same
+            drawn_by_weight = hasattr(self.model, "_sample_weight")
+            weights = self.bags if drawn_by_weight else weights * self.bags
         return learned_from(self.ensemble.trees, self.rows(X), self.target(y, "y_train"), weights)
 
 
@@ -116,15 +126,23 @@ class _NumberSums(RegressorMixin, _Sums):  # type: ignore[misc]
     pass
 
 
-def scorer_of(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray, scoring: str | None, rows: np.ndarray) -> Scorer:
-    """Scores sums of the trees as `scoring` scores the model. Raises DataError where they are not the model's."""
+def scorer_of(
+    seen: SeenTrees,
+    X: pd.DataFrame,
+    y: np.ndarray,
+    scoring: str | None,
+    rows: np.ndarray,
+    weight: np.ndarray | None = None,
+) -> Scorer:
+    """Scores sums of the trees as `scoring` scores the model on rows of these weights. Raises DataError where the sums
+    are not the model's."""
     ensemble, model = seen.ensemble, seen.model
     given = X if hasattr(model, "feature_names_in_") else X.to_numpy()
     n_outputs = 1 if y.ndim == 1 else y.shape[1]
     if n_outputs > 1:
         if not ensemble.is_forest:
             raise DataError(f"a {type(model).__name__} of several outputs cannot be shuffled; give one at a time")
-        return _several_outputs(seen, y, scoring)
+        return _several_outputs(seen, y, scoring, weight)
     own = summed(ensemble.trees, rows)
     base: Any = 0.0
     if not ensemble.is_forest:
@@ -138,18 +156,22 @@ def scorer_of(seen: SeenTrees, X: pd.DataFrame, y: np.ndarray, scoring: str | No
         def accuracy(sums: np.ndarray) -> float:
             shares, _ = _predictions(ensemble, sums + base)
             assert shares is not None
-            return float((shares.argmax(1) == codes).mean())
+            return float(np.average(shares.argmax(1) == codes, weights=weight))
 
         return accuracy
-    scorer = _named_scorer(seen, scoring)
 
     def score(sums: np.ndarray) -> float:
-        try:
-            return float(scorer(double.of(*_predictions(ensemble, sums + base)), None, y))
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"scoring={scoring!r} cannot judge this y ({error})") from error
+        return _scored(seen, double.of(*_predictions(ensemble, sums + base)), y, scoring, weight)
 
     return score
+
+
+def _scored(seen: SeenTrees, double: _Sums, y: np.ndarray, scoring: str | None, weight: np.ndarray | None) -> float:
+    weights = {} if weight is None else {"sample_weight": weight}
+    try:
+        return float(_named_scorer(seen, scoring)(double, None, y, **weights))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"scoring={scoring!r} cannot judge this y ({error})") from error
 
 
 def _check_predictions(seen: SeenTrees, given: Any, margins: np.ndarray) -> None:
@@ -191,7 +213,7 @@ def _predictions(ensemble: Ensemble, margins: np.ndarray) -> tuple[np.ndarray | 
     return None, np.exp(margins[:, 0]) if ensemble.link == "exponential" else margins[:, 0]
 
 
-def _several_outputs(seen: SeenTrees, y: np.ndarray, scoring: str | None) -> Scorer:
+def _several_outputs(seen: SeenTrees, y: np.ndarray, scoring: str | None, weight: np.ndarray | None) -> Scorer:
     """The mean over outputs of accuracy, or of R²."""
     if scoring is not None:
         raise ConfigError(f"scoring={scoring!r}: of several outputs only accuracy and R², their mean, are known")
@@ -201,20 +223,28 @@ def _several_outputs(seen: SeenTrees, y: np.ndarray, scoring: str | None) -> Sco
         shares = sums.reshape(len(y), n_outputs, -1) / seen.ensemble.trees.n_trees
         if seen.of_classes:
             found = [np.asarray(seen.model.classes_[o])[shares[:, o].argmax(1)] == y[:, o] for o in range(n_outputs)]
-            return float(np.mean(found))
-        wrong = ((shares[:, :, 0] - y) ** 2).sum(0) / ((y - y.mean(0)) ** 2).sum(0)
-        return float(np.mean(1 - wrong))
+            return float(np.mean(np.average(found, axis=1, weights=weight)))
+        mean = np.average(y, axis=0, weights=weight)
+        wrong, spread = (np.average(part**2, axis=0, weights=weight) for part in (shares[:, :, 0] - y, y - mean))
+        return float(np.mean(1 - wrong / spread))
 
     return score
 
 
-def chance_of(seen: SeenTrees, known: np.ndarray, y: np.ndarray, scoring: str | None) -> float:
+def chance_of(
+    seen: SeenTrees,
+    known: np.ndarray,
+    y: np.ndarray,
+    scoring: str | None,
+    known_weight: np.ndarray | None = None,
+    weight: np.ndarray | None = None,
+) -> float:
     """The score on `y` of a model that says the same of every row: shares of the classes, or the mean, of `known`."""
-    says = seen.target(known, "y").values.mean(0)
+    says = np.average(seen.target(known, "y").values, axis=0, weights=known_weight)
     if len(says) > 1:
         sums = np.tile(says.reshape(1, -1), (len(y), 1)) * seen.ensemble.trees.n_trees
-        return _several_outputs(seen, y, scoring)(sums)
+        return _several_outputs(seen, y, scoring, weight)(sums)
     double = _ClassSums(seen.model.classes_) if seen.of_classes else _NumberSums()
     constant = np.tile(says[0], (len(y), 1))
     told = double.of(constant, None) if seen.of_classes else double.of(None, constant[:, 0])
-    return float(_named_scorer(seen, scoring)(told, None, y))
+    return _scored(seen, told, y, scoring, weight)
