@@ -6,6 +6,7 @@ import itertools
 import random
 import sys
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from transfuse import (
     longest_distinct,
     longest_distinct_rows,
 )
+from transfuse.strings import longest as subject
 
 
 def brute(x: str) -> list[tuple[int, int]]:
@@ -39,24 +41,38 @@ def test_known_answers(text: str, length: int) -> None:
     assert len(found) == length and found.window == text[found.start : found.end] and found.start == brute(text)[0][0]
 
 
-def test_every_short_string() -> None:
-    for length in range(9):
-        for letters in itertools.product("abcd", repeat=length):
-            text = "".join(letters)
-            expected = brute(text)
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """One after the other: as short texts go, and compiled, as long ones do."""
+
+    def both() -> Iterator[str]:
+        yield "plain"
+        monkeypatch.setattr(subject, "SHORT", 0)
+        yield "compiled"
+
+    return both()
+
+
+def test_every_short_string(ways: Iterator[str]) -> None:
+    texts = ["".join(letters) for length in range(9) for letters in itertools.product("abcd", repeat=length)]
+    expected = {text: brute(text) for text in texts}
+    for way in ways:
+        for text in texts:
             found = longest_distinct(text)
-            assert (found.start, found.end) == expected[0]
-            if length < 7:
-                assert [(one.start, one.end) for one in all_longest_distinct(text)] == expected
+            assert (found.start, found.end) == expected[text][0], (way, text)
+            if way == "plain" and len(text) < 7:
+                assert [(one.start, one.end) for one in all_longest_distinct(text)] == expected[text]
 
 
-def test_ten_thousand_random_strings() -> None:
+def test_ten_thousand_random_strings(ways: Iterator[str]) -> None:
     draw = random.Random(0)
     alphabet = [chr(i) for i in (97, 98, 99, 233, 0x4E00, 0x1F600, 0xD800, 0x10FFFF, 0, 10)]
-    for _ in range(10_000):
-        text = "".join(draw.choices(alphabet, k=draw.randrange(14)))
-        found = longest_distinct(text)
-        assert (found.start, found.end, found.window) == (*brute(text)[0], text[found.start : found.end])
+    texts = ["".join(draw.choices(alphabet, k=draw.randrange(14))) for _ in range(10_000)]
+    expected = [brute(text)[0] for text in texts]
+    for way in ways:
+        for text, (start, end) in zip(texts, expected, strict=True):
+            found = longest_distinct(text)
+            assert (found.start, found.end, found.window) == (start, end, text[start:end]), (way, text)
 
 
 @given(st.lists(st.text(max_size=700), max_size=6))
