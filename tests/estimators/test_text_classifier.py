@@ -126,6 +126,8 @@ def test_a_directory_there_and_back(fitted: TextClassifier, tmp_path: Path) -> N
     assert isinstance(again, TextClassifier)
     np.testing.assert_array_equal(again.predict_proba(TEXTS), fitted.predict_proba(TEXTS))
     theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert theirs.config.id2label == {0: "animal", 1: "plant"} and theirs.config.label2id == {"animal": 0, "plant": 1}
+    assert theirs.config.problem_type == "single_label_classification"
     ids = torch.tensor([fitted.tokenizer_.encode(TEXTS[:1])[0].ids])
     with torch.inference_mode():
         expected = theirs(input_ids=ids).logits.softmax(-1).numpy()
@@ -137,8 +139,17 @@ def test_a_directory_there_and_back(fitted: TextClassifier, tmp_path: Path) -> N
     assert set(TextClassifier.load(tmp_path).predict(TEXTS)) == {"beast", "herb"}
     regressor = TextRegressor(model=TINY, training=TRAINING.replace(max_steps=2)).fit(TEXTS, range(len(TEXTS)))
     regressor.save(tmp_path / "number")
+    assert json.loads((tmp_path / "number" / "config.json").read_text())["problem_type"] == "regression"
     opened = transfuse.load(tmp_path / "number")
     np.testing.assert_array_equal(opened.predict(TEXTS), regressor.predict(TEXTS))
+
+
+def test_several_labels_are_said_to_be_several(tmp_path: Path) -> None:
+    labels = np.array([[text.startswith("see"), "now" in text, "cat" in text] for text in TEXTS], int)
+    make(training=TRAINING.replace(max_steps=2)).fit(TEXTS, labels).save(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["problem_type"] == "multi_label_classification"
+    (tmp_path / "transfuse.json").unlink()
+    assert TextClassifier.load(tmp_path).predict(TEXTS).shape == labels.shape
 
 
 def test_other_peoples_labels_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def test_a_directory_there_and_back(fitted: TokenTagger, tmp_path: Path) -> None
     again = transfuse.load(tmp_path)
     assert isinstance(again, TokenTagger) and again.predict(X) == fitted.predict(X)
     theirs = AutoModelForTokenClassification.from_pretrained(tmp_path).eval()
+    assert list(theirs.config.id2label.values()) == fitted.classes_.tolist()
     words = ["Annabob", *X[1]]
     pieces = fitted.tokenizer_.join(fitted.tokenizer_.encode_words([words])[0])
     firsts = [pieces.words.index(word) for word in range(len(words))]

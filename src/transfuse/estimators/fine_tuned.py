@@ -176,8 +176,15 @@ class FineTuned(TrainedEstimator):
             ),
             "README.md": model_card(f"{name} (BERT)", self.model_, self.results_, example),
         }
-        save_model(self.model_, Path(folder), beside)
+        save_model(self.model_, Path(folder), beside, says=self._says())
         return Path(folder)
+
+    def _says(self) -> dict[str, Any]:
+        """What config.json says of the labels to `transformers`: their names, where they have any."""
+        if not hasattr(self, "classes_"):
+            return {}
+        names = [str(name) for name in self.classes_.tolist()]
+        return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
     def _example(self) -> str:
         """What the model card gives to `predict`."""

@@ -133,6 +133,10 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
             raise DataError(f"validation[1] has {unknown[0]!r}, which is not among the classes of y")
         return np.searchsorted(self.classes_, labels)
 
+    def _says(self) -> dict[str, Any]:
+        kind = "multi_label_classification" if self.kind_ == "labels" else "single_label_classification"
+        return super()._says() | {"problem_type": kind}
+
     def _labels(self) -> dict[str, Any]:
         return {"kind": self.kind_, "classes": self.classes_.tolist()}
 

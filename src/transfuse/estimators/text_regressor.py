@@ -64,6 +64,9 @@ class TextRegressor(RegressorMixin, SequenceHead):  # type: ignore[misc]
         scaled: np.ndarray = ((numbers.reshape(len(numbers), -1) - self.mean_) / self.scale_).astype(np.float32)
         return scaled
 
+    def _says(self) -> dict[str, Any]:
+        return {"problem_type": "regression"}
+
     def _labels(self) -> dict[str, Any]:
         return {"kind": "number", "mean": self.mean_.tolist(), "scale": self.scale_.tolist()}
 

@@ -62,9 +62,10 @@ def save_model(
     folder: Path,
     beside: Mapping[str, str] | None = None,
     origin: Origin | None = None,
+    says: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `model`, and `beside` (file name to text), into `folder`, in the form `transformers` reads where it has
-    the architecture: that of `origin` if it has it too, and in its dtype.
+    the architecture: that of `origin` if it has it too, and in its dtype. `says` goes into config.json as well.
 
     Raises ModelDirectoryError, saying what the folder holds then, if the disk refuses.
     """
@@ -82,6 +83,7 @@ def save_model(
         ],
         "dtype": str(dtype).removeprefix("torch."),
         **family.values(model.config),
+        **(says or {}),
     }
     texts = {CONFIG: json.dumps(values, indent=2), **(beside or {})}
     if not isinstance(model, BertModel):
