@@ -4,6 +4,7 @@ used for."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from transfuse.generation.config import SearchConfig
 from transfuse.kernels import step as kernel
 from transfuse.kernels.vectors import LANES, UNROLLED
 from transfuse.models.decoder import DecoderConfig, DecoderModel
+from transfuse.reports.compare import _timings
 
 SIZES = {"vocab_size": 211, "d_model": 44, "n_layers": 3, "n_heads": 8, "d_hidden": 68, "max_positions": 300}
 PLAIN = {"gated": False, "qkv_bias": True, "out_bias": True, "hidden_bias": True, "norm": "layer"}
@@ -192,6 +194,15 @@ def test_threads_for_a_step_nest_and_end_with_an_error() -> None:
     assert (torch.get_num_threads(), cores.n_threads_to_share()) == (n_threads, n_threads)
     with cores.threads_for(object()):
         assert torch.get_num_threads() == n_threads
+
+
+def test_a_comparison_times_the_steps_that_generation_takes(always: list[int]) -> None:
+    several = [SimpleNamespace(model_=drawn(name)) for name in ("llama", "multi-query")]
+    first, second = _timings(several, contexts=(7, 140), batches=(1, 3))
+    assert always
+    for timing in first + second:
+        assert timing.milliseconds > 0 and timing.cache_bytes == timing.computed_cache_bytes
+    assert first[0].cache_bytes == 6 * second[0].cache_bytes  # 2 heads of 48 against 1 of 16
 
 
 def test_small_models_have_one_thread() -> None:

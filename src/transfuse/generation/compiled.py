@@ -59,6 +59,11 @@ class CompiledState:
         self.work = torch.zeros(first)
         self.program = self._program(decoder)
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of keys and values held."""
+        return self.held.n_bytes
+
     def select(self, rows: Tensor) -> None:
         """Keep these rows."""
         self.held.select(rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from transfuse.errors import ConfigError
 from transfuse.estimators.language_model import LanguageModel
 from transfuse.estimators.seq2seq import Seq2Seq
 from transfuse.estimators.trained import scratch_folder
+from transfuse.generation.cores import threads_for
 from transfuse.generation.generate import generate
+from transfuse.generation.ready import ready
 from transfuse.metrics.text_scores import Score, score_texts
-from transfuse.nn.linear import packed
 from transfuse.reports.comparison import Compared, Comparison, Timing
 from transfuse.training.distillation import Distillation, hidden_vectors
 from transfuse.training.loop import mean_loss
@@ -140,18 +142,20 @@ def _timings(several: Sequence[Any], contexts: Sequence[int], batches: Sequence[
     usable = sorted({min(context, most) for context in contexts})
     found: list[list[Timing]] = [[] for _ in several]
     vocabulary = min(one.model_.config.vocab_size for one in several)
-    with packed(module for one in several for module in one.model_.modules()):
+    with ExitStack() as held:
+        writers: list[Any] = [held.enter_context(ready(one.model_)) for one in several]
         for batch in sorted(batches):
             for context in usable:
                 generator = torch.Generator().manual_seed(0)
                 prompts = torch.randint(vocabulary, (batch, context), generator=generator).tolist()
-                begun = [one.model_.begin(prompts) for one in several]
+                begun = [writer.begin(prompts) for writer in writers]
                 seconds: list[list[float]] = [[] for _ in several]
                 for _ in range(WARM_UP + STEPS):
-                    for i, one in enumerate(several):
+                    for i, writer in enumerate(writers):
                         state, ids = begun[i]
                         started = time.perf_counter()
-                        ids = one.model_.output(one.model_.hidden_step(ids.view(-1, 1), state)).argmax(-1)
+                        with threads_for(writer):
+                            ids = writer.output(writer.hidden_step(ids.view(-1, 1), state)).argmax(-1)
                         seconds[i].append(time.perf_counter() - started)
                         begun[i] = state, ids
                 for i, one in enumerate(several):
