@@ -71,6 +71,10 @@ def test_what_is_refused(home: Path) -> None:
     assert code == 2 and "no column 'sort' in the header" in last
     code, last = failure(*words, "--target", "kind", "--from", home / "nothing")
     assert code == 1 and "no such directory" in last
+    from_encoder = [*words, "--target", "kind", "--from", home / "encoder", "--set"]
+    for setting in ("model.d_model=8", "tokenizer.lowercase=false"):
+        code, last = failure(*from_encoder, setting)
+        assert code == 2 and f"--set {setting}: --from {home / 'encoder'} has its own" in last
     code, last = failure("predict", home / "encoder", home / "texts.txt", "--beams", "2")
     assert code == 2 and "are for models that write text" in last
     code, last = failure("evaluate", home / "encoder", home / "rows.tsv")

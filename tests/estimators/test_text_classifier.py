@@ -144,6 +144,16 @@ def test_a_directory_there_and_back(fitted: TextClassifier, tmp_path: Path) -> N
     np.testing.assert_array_equal(opened.predict(TEXTS), regressor.predict(TEXTS))
 
 
+def test_settings_that_would_do_nothing_are_refused() -> None:
+    labels = np.array([[text.startswith("see"), "now" in text] for text in TEXTS], int)
+    with pytest.raises(ConfigError, match="class_weight='balanced' is for one class a text, and y has several"):
+        make(class_weight="balanced").fit(TEXTS, labels)
+    smoothed = TRAINING.replace(label_smoothing=0.1)
+    for model, y in ((make(training=smoothed), labels), (TextRegressor(model=TINY, training=smoothed), labels[:, 0])):
+        with pytest.raises(ConfigError, match=r"label_smoothing=0\.1 is for one class a text"):
+            model.fit(TEXTS, y)
+
+
 def test_several_labels_are_said_to_be_several(tmp_path: Path) -> None:
     labels = np.array([[text.startswith("see"), "now" in text, "cat" in text] for text in TEXTS], int)
     make(training=TRAINING.replace(max_steps=2)).fit(TEXTS, labels).save(tmp_path)

@@ -182,6 +182,9 @@ def _fit(
 ) -> None:
     """Train once a seed, keep the model that is best on the held-out rows, and say how far the others are from it."""
     check_ours(out)
+    idle = [one for one in settings or [] if common["encoder"] and one.strip().startswith(("model.", "tokenizer."))]
+    if idle:
+        raise ConfigError(f"--set {idle[0]}: --from {common['encoder']} has its own, which fine-tuning keeps")
     if seeds > 1 and held is None:  # seeds compare on the same rows
         (X, y), held = _divided(X, y, common["validation_fraction"], seed)
     models = []

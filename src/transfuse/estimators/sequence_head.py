@@ -12,7 +12,7 @@ from transfuse.data.labelled import LabelledDataset
 from transfuse.data.pairs import as_texts
 from transfuse.data.text_files import MAX_CHARACTERS
 from transfuse.data.wordpiece import Pieces
-from transfuse.errors import DataError
+from transfuse.errors import ConfigError, DataError
 from transfuse.estimators.fine_tuned import FineTuned, divided
 from transfuse.estimators.text_encoder import cut
 from transfuse.models.bert import Head
@@ -55,6 +55,11 @@ class SequenceHead(FineTuned):
             texts = texts + further
             seconds = None if seconds is None or further_seconds is None else seconds + further_seconds
             targets = np.concatenate([targets, validation[1]])
+        smoothing = (self.training or self.default_training).label_smoothing
+        if smoothing and loss.kind != "class":
+            raise ConfigError(
+                f"label_smoothing={smoothing} is for one class a text; it must be 0 for several or numbers"
+            )
         self._begin([side[row] for side in (texts, seconds or []) for row in kept if side], n_labels, seed)
         pieces = cut(self.tokenizer_.encode(texts, seconds), self.model_.config.max_positions, self.tokenizer_)
         data, held = (LabelledDataset([pieces[row] for row in rows], targets[rows]) for rows in (kept, aside))

@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
 from transfuse.data.wordpiece import WordPieceConfig
-from transfuse.errors import DataError, ModelDirectoryError
+from transfuse.errors import ConfigError, DataError, ModelDirectoryError
 from transfuse.estimators.about import ESTIMATOR
 from transfuse.estimators.fine_tuned import label_names
 from transfuse.estimators.sequence_head import SequenceHead, Texts
@@ -76,6 +76,8 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
             labels = _labels(y, "y")
             self.kind_ = "labels" if labels.ndim == 2 else "class"
             if self.kind_ == "labels":
+                if self.class_weight is not None:
+                    raise ConfigError(f"class_weight={self.class_weight!r} is for one class a text, and y has several")
                 self.classes_ = np.arange(labels.shape[1])
                 targets, weights = _indicators(labels, "y"), None
             else:
