@@ -189,7 +189,7 @@ def compare(n_kv_heads: int, dtype: torch.dtype, rows: int, context: int, work: 
     sides["transformers"] = transformers_side(folder, n_kv_heads, rows, context, dtype)
     if dtype == torch.float32:
         sides["CTranslate2"] = ctranslate2_side(folder, work / "ctranslate2", rows, context)
-    with ready(model) as writer:
+    with ready(model, ROWS) as writer:
         sides = {"transfuse": ours(writer, rows, context), **sides}
         seconds: dict[str, list[float]] = {side: [] for side in sides}
         sides["transfuse"]()
@@ -219,7 +219,7 @@ def prefill(model: DecoderModel) -> float:
         rates.append(2 * x.numel() * len(weight) / (time.perf_counter() - began))
     prompts = torch.randint(0, VOCABULARY - 1, (ROWS, CONTEXT)).tolist()
     began = time.perf_counter()
-    with ready(model) as writer:
+    with ready(model, ROWS) as writer:
         writer.begin(prompts)
     seconds = time.perf_counter() - began
     products = sum(w.numel() for name, w in model.decoder.named_parameters() if w.dim() > 1) * 2 * ROWS * CONTEXT

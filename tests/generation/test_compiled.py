@@ -97,7 +97,7 @@ def test_in_bfloat16_only_keys_and_values_are_rounded(name: str) -> None:
 
 def every(kind: int, field: str, value: Any) -> Callable[[Any], None]:
     def break_it(state: Any) -> None:
-        program = state.program
+        program = state.sheet.program
         program[field] = np.where(program["kind"] == kind, value, program[field])
 
     return break_it
@@ -117,7 +117,7 @@ MUTANTS = {
 
 
 def _activate(state: Any, activation: int) -> None:
-    program = state.program
+    program = state.sheet.program
     program["activation"] = np.where(program["activation"] == kernel.IDENTITY, kernel.IDENTITY, activation)
 
 
@@ -224,11 +224,11 @@ def test_what_does_not_fit_is_written_by_its_modules(
     config: DecoderConfig, dtype: torch.dtype, always: list[int]
 ) -> None:
     model = reference.draw(DecoderModel(config), seed=3, std=0.3).to(dtype).eval()
-    with ready.ready(model) as writer:
+    with ready.ready(model, 1) as writer:
         assert writer is model
 
 
 def test_a_few_weights_are_not_worth_compiling() -> None:
     model = drawn("llama")
-    with ready.ready(model) as writer:
+    with ready.ready(model, 1) as writer:
         assert writer is model

@@ -15,6 +15,7 @@ from torch import Tensor
 from transfuse.errors import ConfigError
 from transfuse.generation.candidates import most_probable
 from transfuse.generation.config import SearchConfig
+from transfuse.generation.cores import threads_for
 from transfuse.generation.sequences import BeamState, Hypothesis, Model, hypothesis, staying_rows
 
 
@@ -57,9 +58,10 @@ def beam_search(model: Model, sources: Sequence[Sequence[int]], config: SearchCo
     end_ids = torch.tensor(model.config.end_ids, device=first_N.device)
     step = 0
     while len(beams.rows_N):
-        hidden = model.hidden_step(ids_NW, state)
-        # twice as many candidates as beams: at most half of them can end
-        best, tokens = most_probable(model.output, hidden.flatten(0, 1), model.config, 2 * width)
+        with threads_for(model):
+            hidden = model.hidden_step(ids_NW, state)
+            # twice as many candidates as beams: at most half of them can end
+            best, tokens = most_probable(model.output, hidden.flatten(0, 1), model.config, 2 * width)
         step += 1
         best_NWC = best.view(*ids_NW.shape, 2 * width)
         parents_NW, ids_NW = _extend(beams, best_NWC, tokens, step, end_ids, config)

@@ -37,7 +37,7 @@ def generate(model: Model, prompts: Rows, config: SearchConfig | None = None) ->
     n_cores = n_cores_of(next(model.parameters()).device)
     batches = _by_length(model, prompts, config, n_cores)
     results: list[list[Hypothesis]] = [[] for _ in prompts]
-    with ready(model) as writer:
+    with ready(model, config.beams * max(map(len, batches), default=0)) as writer:
         n_at_once = min(n_cores, len(batches))
         written = each_on_a_core(lambda rows: _one_batch(writer, prompts, rows, config, n_at_once), batches, n_cores)
         for rows, found in zip(batches, written, strict=True):
@@ -54,7 +54,7 @@ def stream(model: Model, prompt: Sequence[int], config: SearchConfig) -> Iterato
     """
     model.eval()
     _check_memory(model, [prompt], config, 1)
-    with ready(model) as writer:
+    with ready(model, 1) as writer:
         for growing in write(writer, [prompt], _choice(config, [0], 0), config):
             yield growing[0][1].hypothesis(model.config.end_ids, config.length_penalty).ids
 

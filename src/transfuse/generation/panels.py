@@ -1,4 +1,4 @@
-"""A decoder's weights as its compiled steps read them: products' in panels of columns, one after another.
+"""A decoder's weights as compiled steps read them: products' in panels of columns, one after another.
 
 A panel holds `COLUMNS` outputs, one row of them an input, so that a product reads it from its beginning to its end.
 """
@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from transfuse.kernels import step as kernel
-from transfuse.models.decoder import DecoderModel
 from transfuse.nn.attention import Attention
-from transfuse.nn.blocks import Block
+from transfuse.nn.blocks import Block, Stack
 from transfuse.nn.feed_forward import FeedForward
 
 
@@ -42,32 +41,42 @@ class Norm:
 
 @dataclass(frozen=True)
 class Layer:
-    """The parts of one block."""
+    """The parts of one block; `cross` where it attends to a memory."""
 
     attention_norm: Norm
     qkv: Product
     n_kv_heads: int
     out: Product
+    cross: Cross | None
     hidden_norm: Norm
     up: Product
     down: Product
 
 
+@dataclass(frozen=True)
+class Cross:
+    """The parts of a cross-attention but for keys and values, which are made of the memory once."""
+
+    norm: Norm
+    query: Product
+    n_kv_heads: int
+    out: Product
+
+
 class Weights:
-    """All weights of a model, products' in panels of `COLUMNS` columns, in two flat arrays."""
+    """All weights of a stack of blocks and of the output layer, products' in panels, in two flat arrays."""
 
     @torch.no_grad()
-    def __init__(self, model: DecoderModel) -> None:
+    def __init__(self, stack: Stack, output: nn.Linear) -> None:
         self._numbers: list[Tensor] = []
         self._n_numbers = self._n_panels = 0
-        products = [part for part in model.modules() if isinstance(part, nn.Linear)]
+        products = [part for part in [*stack.modules(), output] if isinstance(part, nn.Linear)]
         room = sum(_padded(part.out_features) * part.in_features for part in products)
         room += sum(kernel.COLUMNS * part.in_features for part in products)  # what is joined may need less, not more
-        self.panels = torch.zeros(room, dtype=model.output.weight.dtype)
-        self.layers = [self._layer(block) for block in model.decoder.blocks]  # type: ignore[arg-type]
-        assert model.decoder.norm is not None
-        self.norm = self._norm(model.decoder.norm)
-        self.output = self._product([model.output])
+        self.panels = torch.zeros(room, dtype=output.weight.dtype)
+        self.layers = [self._layer(block) for block in stack.blocks]  # type: ignore[arg-type]
+        self.norm = None if stack.norm is None else self._norm(stack.norm)
+        self.output = self._product([output])
         self.numbers = torch.cat(self._numbers).numpy()
 
     def _layer(self, block: Block) -> Layer:
@@ -80,10 +89,18 @@ class Weights:
             self._product([attention.query, attention.key, attention.value]),
             attention.n_kv_heads,
             self._product([attention.out], kernel.ADD),
+            self._cross(block),
             self._norm(block.feed_forward_norm),
             self._product(up, kernel.GATE if feed_forward.gate is not None else kernel.STORE, activation),
             self._product([feed_forward.down], kernel.ADD),
         )
+
+    def _cross(self, block: Block) -> Cross | None:
+        attention, norm = block.cross_attention, block.cross_attention_norm
+        if attention is None or norm is None:
+            return None
+        out = self._product([attention.out], kernel.ADD)
+        return Cross(self._norm(norm), self._product([attention.query]), attention.n_kv_heads, out)
 
     def _norm(self, norm: nn.Module) -> Norm:
         centred = isinstance(norm, nn.LayerNorm)

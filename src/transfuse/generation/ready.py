@@ -10,32 +10,39 @@ import torch
 
 from transfuse.generation.sequences import Model
 from transfuse.models.decoder import DecoderModel
+from transfuse.models.seq2seq import Seq2SeqModel
 from transfuse.nn.linear import packed
 
 FEWEST_WEIGHTS = 1_000_000
 """Weights below which a model's steps are too short to be worth the loading of compiled code."""
 
 
+MOST_BEAMS = 128
+"""Tokens of a step from which an encoder–decoder's is bound by arithmetic, which compiling does not make less."""
+
+
 @contextmanager
-def ready(model: Model) -> Iterator[Model]:
-    """The model to write with: compiled, or, where that cannot be, itself with its weights `packed`. The weights must
-    not change inside, and take their memory twice."""
-    if not _worth_compiling(model):
-        with packed(model.modules()):
-            yield model
-        return
-    from transfuse.generation import compiled  # loads a compiler
+def ready(model: Model, n_tokens: int) -> Iterator[Model]:
+    """The model to write with, at most `n_tokens` in a step: compiled, or, where that cannot be or would not help,
+    itself with its weights `packed`. The weights must not change inside, and take their memory twice."""
+    if _worth_compiling(model, n_tokens):
+        from transfuse.generation import compiled  # loads a compiler
 
-    if not compiled.fits(model.config):
-        with packed(model.modules()):
-            yield model
-        return
-    with compiled.CompiledDecoder(model) as decoder:
-        yield decoder
+        if compiled.fits(model):
+            kind = compiled.CompiledDecoder if isinstance(model, DecoderModel) else compiled.CompiledTranslator
+            # sources are read by products of the modules, prompts by few and large ones
+            read = model.encoder.modules() if isinstance(model, Seq2SeqModel) else ()
+            with packed(read), kind(model) as writer:
+                yield writer
+            return
+    with packed(model.modules()):
+        yield model
 
 
-def _worth_compiling(model: Model) -> TypeGuard[DecoderModel]:
-    if not isinstance(model, DecoderModel):
+def _worth_compiling(model: Model, n_tokens: int) -> TypeGuard[DecoderModel | Seq2SeqModel]:
+    if not isinstance(model, DecoderModel | Seq2SeqModel):
+        return False
+    if isinstance(model, Seq2SeqModel) and n_tokens > MOST_BEAMS:
         return False
     weight = model.output.weight
     known = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)

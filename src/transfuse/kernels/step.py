@@ -5,7 +5,9 @@ the next), `private` (the same, a row for each thread), `numbers` (norms and bia
 count elements. Threads run the same program, share out an operation's items among them as they become free and wait
 for each other after each operation that the next one reads from all of.
 
-Shapes: B rows, H query heads, G key/value heads, R = H / G, K head width, S key positions.
+A row may hold W tokens side by side, the beams of a search, which share its keys and values.
+
+Shapes: B rows, W tokens of a row, H query heads, G key/value heads, Q = W · H / G, K head width, S keys.
 """
 
 from __future__ import annotations
@@ -46,13 +48,14 @@ OPERATION = np.dtype(
         ("from_private", "i8"),
         ("scratch", "i8"),  # in `private`
         ("target", "i8"),
-        ("n_in", "i8"),
+        ("n_in", "i8"),  # numbers a token has at `source`
         ("n_out", "i8"),
         ("weights", "i8"),  # of a product in `panels`, of a norm in `numbers`
         ("bias", "i8"),  # in `numbers`; -1: none
         ("epilogue", "i8"),
         ("activation", "i8"),
         ("centred", "i8"),  # a norm subtracts the mean
+        ("in_place", "i8"),  # a norm changes `work`, instead of what each thread has to itself
         ("epsilon", "f8"),
         ("n_heads", "i8"),
         ("n_kv_heads", "i8"),
@@ -63,6 +66,7 @@ OPERATION = np.dtype(
         ("values", "i8"),
         ("row_step", "i8"),
         ("head_step", "i8"),
+        ("cross", "i8"),  # attention to a memory: no new keys, lengths of its own
     ]
 )
 
@@ -91,32 +95,42 @@ _yield = types.ExternalFunction("sched_yield", types.int32())
 _CAN_YIELD = sys.platform != "win32"
 
 
-def scratch_numbers(n_rows: int, n_heads: int, n_kv_heads: int, d_head: int, n_keys: int) -> int:
+def scratch_numbers(n_rows: int, width: int, n_heads: int, n_kv_heads: int, d_head: int, n_keys: int) -> int:
     """Numbers that a thread needs to itself for one operation."""
-    shared = n_heads // n_kv_heads
-    attention = (2 * shared + 1) * d_head + shared * (n_keys + LANES)
-    return max(attention, 2 * n_rows * COLUMNS)
+    queries = width * n_heads // n_kv_heads
+    attention = (2 * queries + 1) * d_head + queries * (n_keys + LANES)
+    return max(attention, 2 * n_rows * width * COLUMNS)
 
 
 @_compiled(cache=True)
-def run(program, numbers, panels, work, private, lengths, meetings, thread):  # type: ignore[no-untyped-def]
-    """A thread's part of `program`, for `len(lengths)` rows, the new token of each being the last of its `lengths`.
+def run(program, numbers, panels, work, private, lengths, seen, meetings, thread):  # type: ignore[no-untyped-def]
+    """A thread's part of `program`, for rows of `lengths` (2, B): keys with those of the new tokens, and keys of the
+    memory. `seen` (B, W, S) says which of a row's own keys each token sees; of no size, it sees all.
 
     `panels` are float32 or, as 16-bit integers, bfloat16. `private` is a row a thread, of which the last
     `scratch_numbers` are for use within an operation; `meetings` is (operations, 16) zeros."""
     mine, n_threads = private[thread], len(private)
+    width = max(seen.shape[1], 1)
+    n_tokens = lengths.shape[1] * width
     for i in range(len(program)):
         operation = program[i]
-        if operation.kind == NORM:
-            _norm(operation, numbers, work, mine, len(lengths))
-            continue
         counter = meetings[i].ctypes.data
         scratch = mine[operation.scratch :]
-        if operation.kind == PRODUCT:
+        if operation.kind == NORM and not operation.in_place:
+            # every thread makes the whole of it for itself, which costs less than waiting for each other
+            for token in range(n_tokens):
+                _norm(operation, numbers, work, mine, token)
+            continue
+        if operation.kind == NORM:
+            token = fetch_add(counter)
+            while token < n_tokens:
+                _norm(operation, numbers, work, work, token)
+                token = fetch_add(counter)
+        elif operation.kind == PRODUCT:
             source = mine if operation.from_private else work
-            _product(operation, numbers, panels, source[operation.source :], work, scratch, len(lengths), counter)
+            _product(operation, numbers, panels, source[operation.source :], work, scratch, n_tokens, counter)
         else:
-            _attend(operation, panels.itemsize == 2, work, scratch, lengths, counter)
+            _attend(operation, panels.itemsize == 2, work, scratch, lengths[operation.cross], seen, width, counter)
         _meet(counter + 64, n_threads)
 
 
@@ -132,28 +146,26 @@ def _meet(counter, n_threads):  # type: ignore[no-untyped-def]
 
 
 @_compiled()
-def _norm(operation, numbers, work, mine, n_rows):  # type: ignore[no-untyped-def]
-    """Every thread makes the whole of it for itself, which costs less than waiting for each other."""
+def _norm(operation, numbers, work, out, token):  # type: ignore[no-untyped-def]
     D = operation.n_in
-    for row in range(n_rows):
-        x = work[operation.source + row * D : operation.source + (row + 1) * D]
-        y = mine[operation.target + row * D : operation.target + (row + 1) * D]
-        mean = np.float32(0)
-        if operation.centred:
-            for i in range(D):
-                mean += x[i]
-            mean /= np.float32(D)
-        square = np.float32(0)
+    x = work[operation.source + token * D : operation.source + (token + 1) * D]
+    y = out[operation.target + token * D : operation.target + (token + 1) * D]
+    mean = np.float32(0)
+    if operation.centred:
         for i in range(D):
-            square += (x[i] - mean) * (x[i] - mean)
-        scale = np.float32(1 / math.sqrt(square / D + operation.epsilon))
-        weight = numbers[operation.weights : operation.weights + D]
+            mean += x[i]
+        mean /= np.float32(D)
+    square = np.float32(0)
+    for i in range(D):
+        square += (x[i] - mean) * (x[i] - mean)
+    scale = np.float32(1 / math.sqrt(square / D + operation.epsilon))
+    weight = numbers[operation.weights : operation.weights + D]
+    for i in range(D):
+        y[i] = (x[i] - mean) * scale * weight[i]
+    if operation.bias >= 0:
+        bias = numbers[operation.bias : operation.bias + D]
         for i in range(D):
-            y[i] = (x[i] - mean) * scale * weight[i]
-        if operation.bias >= 0:
-            bias = numbers[operation.bias : operation.bias + D]
-            for i in range(D):
-                y[i] += bias[i]
+            y[i] += bias[i]
 
 
 @_compiled()
@@ -259,51 +271,70 @@ def _activate(x, activation):  # type: ignore[no-untyped-def]
 
 
 @_compiled()
-def _attend(operation, half, work, scratch, lengths, counter):  # type: ignore[no-untyped-def]
-    """Queries, keys and values (B, (H + 2 G) · K) to heads (B, H · K); the new keys and values go to the cache."""
+def _attend(operation, half, work, scratch, lengths, seen, width, counter):  # type: ignore[no-untyped-def]
+    """Queries, and but for a memory keys and values, (B, W, (H + 2 G) · K), to heads (B, W, H · K); the new keys and
+    values go to the cache."""
     G = operation.n_kv_heads
     while True:
         item = fetch_add(counter)
         if item >= len(lengths) * G:
             break
-        _attend_one(operation, half, work, scratch, lengths[item // G], item // G, item % G)
+        _attend_one(operation, half, work, scratch, lengths[item // G], seen, item // G, item % G, width)
 
 
 @_compiled()
-def _attend_one(operation, half, work, scratch, n, row, group):  # type: ignore[no-untyped-def]
-    """One key/value head of one row, whose keys are `n` with the new one."""
-    H, G, K = operation.n_heads, operation.n_kv_heads, operation.d_head
+def _attend_one(operation, half, work, scratch, n, seen, row, group, width):  # type: ignore[no-untyped-def]
+    """One key/value head of one row, whose keys are `n` with the new ones."""
+    H, G, K, N = operation.n_heads, operation.n_kv_heads, operation.d_head, operation.n_in
     R, room, size = H // G, -(-n // LANES) * LANES, 2 if half else 4
-    q_RK, heads_RK, k_K = scratch[: R * K], scratch[R * K : 2 * R * K], scratch[2 * R * K : (2 * R + 1) * K]
-    scores_RS = scratch[(2 * R + 1) * K :]
+    Q = width * R
+    q_QK, heads_QK, k_K = scratch[: Q * K], scratch[Q * K : 2 * Q * K], scratch[2 * Q * K : (2 * Q + 1) * K]
+    scores_QS = scratch[(2 * Q + 1) * K :]
     keys = operation.keys + size * (row * operation.row_step + group * operation.head_step)
     values = keys + operation.values
-    inputs = work[operation.source + row * (H + 2 * G) * K : operation.source + (row + 1) * (H + 2 * G) * K]
-    cosines = sines = work[:0]
-    if operation.cosines >= 0:
-        cosines = work[operation.cosines + row * (K // 2) : operation.cosines + (row + 1) * (K // 2)]
-        sines = work[operation.sines + row * (K // 2) : operation.sines + (row + 1) * (K // 2)]
-
     scale = np.float32(1 / math.sqrt(K))
-    for r in range(R):
-        _turn(inputs[(group * R + r) * K : (group * R + r + 1) * K], cosines, sines, scale, q_RK[r * K : (r + 1) * K])
-    _turn(inputs[(H + group) * K : (H + group + 1) * K], cosines, sines, np.float32(1), k_K)
-    _append(k_K, keys + size * (n - 1) * K, half)
-    _append(inputs[(H + G + group) * K : (H + G + group + 1) * K], values + size * (n - 1) * K, half)
+    for w in range(width):
+        token = row * width + w
+        inputs = work[operation.source + token * N : operation.source + (token + 1) * N]
+        cosines = sines = work[:0]
+        if operation.cosines >= 0:
+            cosines = work[operation.cosines + token * (K // 2) : operation.cosines + (token + 1) * (K // 2)]
+            sines = work[operation.sines + token * (K // 2) : operation.sines + (token + 1) * (K // 2)]
+        for r in range(R):
+            first, q = (group * R + r) * K, (w * R + r) * K
+            _turn(inputs[first : first + K], cosines, sines, scale, q_QK[q : q + K])
+        if not operation.cross:
+            _turn(inputs[(H + group) * K : (H + group + 1) * K], cosines, sines, np.float32(1), k_K)
+            place = size * (n - width + w) * K
+            _append(k_K, keys + place, half)
+            _append(inputs[(H + G + group) * K : (H + G + group + 1) * K], values + place, half)
 
     for first in range(0, n, LANES):
-        for r in range(R):
-            q, out = q_RK[r * K :].ctypes.data, scores_RS[r * room + first :].ctypes.data
+        for q in range(Q):
+            x, out = q_QK[q * K :].ctypes.data, scores_QS[q * room + first :].ctypes.data
             if half:
-                _HALF_SCORES(q, keys + 2 * first * K, K, K, out)
+                _HALF_SCORES(x, keys + 2 * first * K, K, K, out)
             else:
-                _SCORES(q, keys + 4 * first * K, K, K, out)
-    for r in range(R):
-        _softmax(scores_RS[r * room : (r + 1) * room], n)
-    _weigh(scores_RS, room, R, values, K, -(-n // UNROLLED) * UNROLLED, heads_RK, half)
-    target = work[operation.target + (row * H + group * R) * K : operation.target + (row * H + (group + 1) * R) * K]
-    for i in range(R * K):
-        target[i] = heads_RK[i]
+                _SCORES(x, keys + 4 * first * K, K, K, out)
+    if seen.shape[1] > 1 and not operation.cross:
+        for w in range(width):
+            for r in range(R):
+                _hide(scores_QS[(w * R + r) * room :], seen[row, w], n)
+    for q in range(Q):
+        _softmax(scores_QS[q * room : (q + 1) * room], n)
+    _weigh(scores_QS, room, Q, values, K, -(-n // UNROLLED) * UNROLLED, heads_QK, half)
+    for w in range(width):
+        start = operation.target + ((row * width + w) * H + group * R) * K
+        target, own = work[start : start + R * K], heads_QK[w * R * K : (w + 1) * R * K]
+        for i in range(R * K):
+            target[i] = own[i]
+
+
+@_compiled()
+def _hide(scores, seen, n):  # type: ignore[no-untyped-def]
+    for s in range(n):
+        if not seen[s]:
+            scores[s] = -np.inf
 
 
 @_compiled()

@@ -132,7 +132,13 @@ class RaggedCache:
         """Keep `rows` (a 1-D index) in the order given. Rows that keep their place are not copied."""
         if self._kv_2BGSK is None:
             return
-        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
-        if len(moved):
-            self._kv_2BGSK.index_copy_(1, moved, self._kv_2BGSK.index_select(1, rows[moved]))
-        self._kv_2BGSK = self._kv_2BGSK[:, : len(rows)]
+        self._kv_2BGSK = keep_rows(self._kv_2BGSK, rows)
+
+
+def keep_rows(kv_2BGSK: Tensor, rows: Tensor) -> Tensor:
+    """Keys and values of `rows` in the order given; those that keep their place are not copied, others are moved within
+    `kv`, which the result is a part of."""
+    moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+    if len(moved):
+        kv_2BGSK.index_copy_(1, moved, kv_2BGSK.index_select(1, rows[moved]))
+    return kv_2BGSK[:, : len(rows)]

@@ -143,7 +143,7 @@ def _timings(several: Sequence[Any], contexts: Sequence[int], batches: Sequence[
     found: list[list[Timing]] = [[] for _ in several]
     vocabulary = min(one.model_.config.vocab_size for one in several)
     with ExitStack() as held:
-        writers: list[Any] = [held.enter_context(ready(one.model_)) for one in several]
+        writers: list[Any] = [held.enter_context(ready(one.model_, max(batches))) for one in several]
         for batch in sorted(batches):
             for context in usable:
                 generator = torch.Generator().manual_seed(0)
