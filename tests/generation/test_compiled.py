@@ -4,6 +4,7 @@ used for."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ import reference
 from transfuse.generation import compiled, cores, generate, ready
 from transfuse.generation.compiled import CompiledDecoder
 from transfuse.generation.config import SearchConfig
+from transfuse.generation.sequences import Greedy, write
 from transfuse.kernels import step as kernel
 from transfuse.kernels.vectors import LANES, UNROLLED
 from transfuse.models.decoder import DecoderConfig, DecoderModel
@@ -203,6 +205,105 @@ def test_a_comparison_times_the_steps_that_generation_takes(always: list[int]) -
     for timing in first + second:
         assert timing.milliseconds > 0 and timing.cache_bytes == timing.computed_cache_bytes
     assert first[0].cache_bytes == 6 * second[0].cache_bytes  # 2 heads of 48 against 1 of 16
+
+
+@pytest.fixture
+def three_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "n_threads_to_share", lambda: 3)
+    monkeypatch.setattr(compiled, "BYTES_A_THREAD", 1)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("when", ["before the step", "while threads are taken"])
+def test_an_interrupt_leaves_no_thread_waiting(when: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, run = drawn("llama"), kernel.run
+
+    def interrupted(*arguments: Any) -> None:
+        if arguments[-1] == 0:
+            raise KeyboardInterrupt
+        run(*arguments)
+
+    with torch.inference_mode(), CompiledDecoder(model) as decoder:
+        state, ids = decoder.begin([[5, 6]])
+        if when == "before the step":
+            monkeypatch.setattr(kernel, "run", interrupted)
+        else:
+            submit, taken = ThreadPoolExecutor.submit, []
+
+            def refused(pool: ThreadPoolExecutor, *arguments: Any) -> Any:
+                taken.append(arguments)
+                if len(taken) == 2:
+                    raise RuntimeError("can't start new thread")
+                return submit(pool, *arguments)
+
+            monkeypatch.setattr(ThreadPoolExecutor, "submit", refused)
+        with pytest.raises((KeyboardInterrupt, RuntimeError)):
+            decoder.hidden_step(ids[:, None], state)
+    # leaving the writer waits for its threads: that this line is reached is the test
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_more_threads_may_be_had_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = drawn("llama")
+    with torch.inference_mode(), CompiledDecoder(model) as decoder:
+        state, ids = decoder.begin([[5, 6]])
+        decoder.hidden_step(ids[:, None], state)
+        monkeypatch.setattr(compiled, "n_threads_to_share", lambda: 5)
+        assert decoder.hidden_step(ids[:, None], state).isfinite().all()
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_several_threads_may_write_with_one_model(always: list[int]) -> None:
+    model, config = drawn("llama"), SearchConfig(beams=1, max_tokens=10)
+    expected = plain_greedy(model, [3, 4, 5], 10)
+    with ready.ready(model, 1) as writer, ThreadPoolExecutor(3) as users:
+
+        def use(_: int) -> list[int]:
+            with torch.inference_mode():
+                *_, last = write(writer, [[3, 4, 5]], Greedy(), config)
+            return last[0][1].hypothesis(model.config.end_ids, 1.0).ids
+
+        assert list(users.map(use, range(6))) == [expected] * 6
+
+
+def test_a_core_to_itself_is_one_thread() -> None:
+    class Sharing(cores.SharesOut):
+        pass
+
+    def work(_: int) -> tuple[int, int]:
+        with cores.threads_for(Sharing()):
+            return torch.get_num_threads(), cores.n_threads_to_share()
+
+    assert cores.each_on_a_core(work, [0, 1], 2) == [(1, 1), (1, 1)]
+
+
+def test_autocast_and_other_defaults(always: list[int]) -> None:
+    model, config = drawn("llama"), SearchConfig(beams=1, max_tokens=6)
+    expected = [one[0].ids for one in generate.generate(model, [[5, 6, 7]], config)]
+    with torch.autocast("cpu", torch.bfloat16), ready.ready(model, 1) as writer:
+        assert writer is model
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = [one[0].ids for one in generate.generate(model, [[5, 6, 7]], config)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == expected
+    mixed = drawn("llama")
+    mixed.output = mixed.output.bfloat16()
+    with ready.ready(mixed, 1) as writer:
+        assert writer is mixed
+
+
+def test_compiled_code_need_not_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = kernel._compiled
+
+    def nowhere(cache: bool = False) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return original()
+
+    monkeypatch.setattr(kernel, "_compiled", nowhere)
+    assert kernel._kept(lambda x: x + 1)(2) == 3
 
 
 def test_small_models_have_one_thread() -> None:

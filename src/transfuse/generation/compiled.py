@@ -9,8 +9,9 @@ Shapes: B rows, G key/value heads, S key positions, K head width, D d_model.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -84,7 +85,7 @@ class Sheet:
         for name, size in sizes.items():
             self.places[name] = first
             first += size * n_rows * width
-        self.work = torch.zeros(first)
+        self.work = torch.zeros(first, dtype=torch.float32, device="cpu")
         self.scratch = shape.d_model * n_rows * width
         self._operations: list[np.ndarray] = []
         for layer in weights.layers:
@@ -108,6 +109,7 @@ class Sheet:
 
     def point(self, operation: int, kv_2BGSK: Tensor) -> None:
         """Let an attention read, and add to, these keys and values."""
+        assert kv_2BGSK.dtype == self.weights.panels.dtype, "a cache of another dtype than the weights"
         row = self.program[operation]
         row["keys"], row["values"] = kv_2BGSK.data_ptr(), kv_2BGSK.stride(0) * kv_2BGSK.element_size()
         row["row_step"], row["head_step"] = kv_2BGSK.stride(1), kv_2BGSK.stride(2)
@@ -115,7 +117,8 @@ class Sheet:
     def make_room(self, n_keys: int, n_threads: int) -> Tensor:
         """What each thread works in, (threads, numbers), for at most `n_keys` keys a row."""
         if self.private is None or len(self.private) != n_threads or self.private.shape[1] < self._room(n_keys):
-            self.private = torch.zeros(n_threads, self._room(n_keys + n_keys // 2))
+            size = self._room(n_keys + n_keys // 2)
+            self.private = torch.zeros(n_threads, size, dtype=torch.float32, device="cpu")
         return self.private
 
     def _room(self, n_keys: int) -> int:
@@ -216,6 +219,8 @@ class Compiled(SharesOut):
         panels = self.weights.panels
         self._panels = (panels.view(torch.int16) if panels.dtype == torch.bfloat16 else panels).numpy()
         self._threads: ThreadPoolExecutor | None = None
+        self._n_pooled = 0
+        self._alone = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -230,10 +235,10 @@ class Compiled(SharesOut):
     def output(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of vectors (..., D)."""
         n_rows, product = hidden.numel() // self.config.d_model, self.weights.output
-        work = torch.empty(n_rows * (product.n_in + product.n_out))
+        work = torch.empty(n_rows * (product.n_in + product.n_out), dtype=torch.float32, device="cpu")
         work[: hidden.numel()] = hidden.flatten()
         program = operation(kernel.PRODUCT, product, target=hidden.numel())
-        private = torch.empty(self._n_threads(), 2 * n_rows * kernel.COLUMNS)
+        private = torch.empty(self._n_threads(), 2 * n_rows * kernel.COLUMNS, dtype=torch.float32, device="cpu")
         self._run(program, work, private, np.zeros((2, n_rows), np.int64))
         return work[hidden.numel() :].view(*hidden.shape[:-1], product.n_out)
 
@@ -257,19 +262,38 @@ class Compiled(SharesOut):
     ) -> None:
         """Run a program on as many threads as `private` has rows, of which this is one."""
         numbers, meetings = self.weights.numbers, np.zeros((len(program), 16), np.int64)
+        stop = np.zeros(1, np.int64)
 
         def part(thread: int) -> None:
-            kernel.run(program, numbers, self._panels, work.numpy(), private.numpy(), lengths, seen, meetings, thread)
+            kernel.run(
+                program, numbers, self._panels, work.numpy(), private.numpy(), lengths, seen, meetings, stop, thread
+            )
 
-        if len(private) == 1:
+        n_others = len(private) - 1
+        if not n_others:
             part(0)
             return
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(len(private) - 1)
-        others = [self._threads.submit(part, thread) for thread in range(1, len(private))]
-        part(0)
-        for other in others:
-            other.result()
+        with self._alone:  # all parts must run at once, so no other step may take threads from this one
+            others = []
+            try:
+                threads = self._pool(n_others)
+                others = [threads.submit(part, thread) for thread in range(1, n_others + 1)]
+                part(0)
+            except BaseException:  # an interrupt between two of these lines, or a thread that cannot be had
+                stop[0] = 1
+                raise
+            finally:
+                wait(others)
+            for other in others:
+                other.result()
+
+    def _pool(self, n_threads: int) -> ThreadPoolExecutor:
+        """At least so many threads."""
+        if self._threads is None or self._n_pooled < n_threads:
+            if self._threads is not None:
+                self._threads.shutdown()
+            self._threads, self._n_pooled = ThreadPoolExecutor(n_threads), n_threads
+        return self._threads
 
 
 class WritingState:

@@ -17,6 +17,9 @@ import torch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_STEP = threading.local()
+"""`n_threads` of it is what a step of this thread may share its work out among."""
+
 
 def n_cores_of(device: torch.device) -> int:
     """Cores that batches can have to themselves: on a CPU as many as PyTorch has threads."""
@@ -30,7 +33,9 @@ def each_on_a_core(work: Callable[[Item], Result], items: Sequence[Item], n_core
         return [work(item) for item in items]
 
     def alone(item: Item) -> Result:
+        torch.get_num_threads()  # a thread's first look would else take the process' number over what is set below
         torch.set_num_threads(1)  # of this thread; the others keep theirs
+        _STEP.n_threads = 1
         with torch.inference_mode():
             return work(item)
 
@@ -54,7 +59,7 @@ def threads_for(model: Any) -> Iterator[None]:
     """Inside, a step of `model` is made. PyTorch's threads wait busily for a while after each operation they shared;
     where a model has threads of its own, these would be in their way, so that PyTorch does what little is left alone.
     """
-    if not isinstance(model, SharesOut):
+    if not isinstance(model, SharesOut) or hasattr(_STEP, "n_threads"):  # or a thread that has a core to itself
         yield
         return
     n_threads = _STEP.n_threads = torch.get_num_threads()
@@ -64,9 +69,6 @@ def threads_for(model: Any) -> Iterator[None]:
     finally:
         torch.set_num_threads(n_threads)
         del _STEP.n_threads
-
-
-_STEP = threading.local()
 
 
 def n_threads_to_share() -> int:

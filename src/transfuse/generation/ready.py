@@ -44,6 +44,8 @@ def _worth_compiling(model: Model, n_tokens: int) -> TypeGuard[DecoderModel | Se
         return False
     if isinstance(model, Seq2SeqModel) and n_tokens > MOST_BEAMS:
         return False
-    weight = model.output.weight
-    known = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
-    return known and sum(one.numel() for one in model.parameters()) >= FEWEST_WEIGHTS
+    weights = list(model.parameters())
+    kinds = {(weight.device.type, weight.dtype) for weight in weights}
+    known = kinds in ({("cpu", torch.float32)}, {("cpu", torch.bfloat16)})
+    # under autocast the modules compute, and keep their caches, in another dtype than the weights'
+    return known and not torch.is_autocast_enabled("cpu") and sum(map(torch.numel, weights)) >= FEWEST_WEIGHTS

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import sys
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -78,6 +79,15 @@ FAST = {"reassoc", "nsz", "arcp", "contract"}
 
 _compiled = partial(njit, nogil=True, fastmath=FAST, error_model="numpy")
 
+
+def _kept(function: Any) -> Any:
+    """Compiled, and kept on disk for later processes where there is a place that can be written to."""
+    try:
+        return _compiled(cache=True)(function)
+    except RuntimeError:
+        return _compiled()(function)
+
+
 _WIDE = LANES == 16
 """Whether there are registers for tiles of eight rows."""
 
@@ -102,13 +112,14 @@ def scratch_numbers(n_rows: int, width: int, n_heads: int, n_kv_heads: int, d_he
     return max(attention, 2 * n_rows * width * COLUMNS)
 
 
-@_compiled(cache=True)
-def run(program, numbers, panels, work, private, lengths, seen, meetings, thread):  # type: ignore[no-untyped-def]
+@_kept
+def run(program, numbers, panels, work, private, lengths, seen, meetings, stop, thread):  # type: ignore[no-untyped-def]
     """A thread's part of `program`, for rows of `lengths` (2, B): keys with those of the new tokens, and keys of the
     memory. `seen` (B, W, S) says which of a row's own keys each token sees; of no size, it sees all.
 
     `panels` are float32 or, as 16-bit integers, bfloat16. `private` is a row a thread, of which the last
-    `scratch_numbers` are for use within an operation; `meetings` is (operations, 16) zeros."""
+    `scratch_numbers` are for use within an operation; `meetings` is (operations, 16) zeros. Where `stop`, (1,), is no
+    longer 0, threads give up at their next meeting instead of waiting for one that will not come."""
     mine, n_threads = private[thread], len(private)
     width = max(seen.shape[1], 1)
     n_tokens = lengths.shape[1] * width
@@ -131,18 +142,22 @@ def run(program, numbers, panels, work, private, lengths, seen, meetings, thread
             _product(operation, numbers, panels, source[operation.source :], work, scratch, n_tokens, counter)
         else:
             _attend(operation, panels.itemsize == 2, work, scratch, lengths[operation.cross], seen, width, counter)
-        _meet(counter + 64, n_threads)
+        if not _meet(counter + 64, n_threads, stop.ctypes.data):
+            return
 
 
 @_compiled()
-def _meet(counter, n_threads):  # type: ignore[no-untyped-def]
-    """Wait until all threads have come here."""
+def _meet(counter, n_threads, stop):  # type: ignore[no-untyped-def]
+    """Wait until all threads have come here; whether they have."""
     fetch_add(counter)
     spins = 0
     while fetch(counter) < n_threads:
+        if fetch(stop):
+            return False
         spins += 1
         if _CAN_YIELD and spins % 1024 == 0:
             _yield()
+    return True
 
 
 @_compiled()

@@ -16,8 +16,11 @@ from numba.extending import intrinsic
 
 
 def _lanes() -> int:
-    features = binding.get_host_cpu_features()
-    return 16 if features.get("avx512f") else 8 if features.get("avx2") else 4
+    try:
+        features = binding.get_host_cpu_features()
+    except RuntimeError:  # a processor that LLVM does not know
+        return 4
+    return 16 if features.get("avx512f") else 8 if features.get("avx2") and features.get("fma") else 4
 
 
 LANES = _lanes()

@@ -214,7 +214,9 @@ def attend(
         for first in range(0, T, BLOCK):
             last = min(first + BLOCK, T)
             part, keys = slice(first, last), slice(S - T + last)
-            kept = keep if keep is None else keep[:, keys] if keep.dim() == 2 else keep[:, part, keys]
+            kept = keep
+            if keep is not None:
+                kept = keep[:, keys] if keep.dim() == 2 else keep[:, part if keep.shape[1] > 1 else slice(None), keys]
             q, k, v = q_BHTK[:, :, part], k_BGSK[:, :, keys], v_BGSK[:, :, keys]
             parts.append(attend(q, k, v, keep=kept, causal=True, dropout=dropout))
         return torch.cat(parts, dim=2)
