@@ -14,7 +14,8 @@ from commands import call
 
 ROOT = Path(transfuse.__file__).parents[2]
 PAIRS = [("Ein Hund läuft .", "A dog runs ."), ("Eine Katze schläft .", "A cat sleeps .")] * 8
-SMALL = "--set model.d_model=16 --set training.max_steps=4 --set model.vocab_size=300 --set training.validate_every=2"
+SHORT = "--set training.max_steps=4 --set training.validate_every=2"
+SMALL = f"{SHORT} --set model.d_model=16 --set model.vocab_size=300"
 
 
 def blocks(name: str, language: str) -> list[str]:
@@ -59,7 +60,8 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         *("fit", "predict", "evaluate", "inspect", "regroup", "compare", "importance", "longest")
     }
     for command in commands:
-        words = shlex.split(command + (f" {SMALL}" if " fit " in command else ""))
+        further = "" if " fit " not in command else SHORT if " --from " in command else SMALL
+        words = shlex.split(f"{command} {further}")
         code, _, messages = call(*words[1:])
         assert code == 0, f"{command}\n{messages}"
 
