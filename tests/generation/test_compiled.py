@@ -29,7 +29,7 @@ CONFIGS = {
     "multi-query": DecoderConfig(**SIZES, n_kv_heads=1, d_head=16, qkv_bias=True),
     "gpt-2": DecoderConfig(**SIZES, **PLAIN, d_head=32, activation="gelu_tanh", positions="learned"),
     "mixed": DecoderConfig(**SIZES, n_kv_heads=(2, 4, 8), d_head=64, activation="gelu", hidden_bias=True),
-    "relu": DecoderConfig(**SIZES, d_head=16, activation="relu", gated=False, rotary_factor=2.0),
+    "relu": DecoderConfig(**SIZES, d_head=16, activation="relu", gated=False, rotary_factor=2.0, tie_output=False),
 }
 LENGTHS = [1, 5, 40, 127, 7, 15, 16, 17, 3, 2, 128]
 
@@ -304,6 +304,15 @@ def test_compiled_code_need_not_be_kept(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(kernel, "_compiled", nowhere)
     assert kernel._kept(lambda x: x + 1)(2) == 3
+
+
+def test_vectors_of_a_step_stay_what_they_are() -> None:
+    with torch.inference_mode(), CompiledDecoder(drawn("llama")) as decoder:
+        state, ids = decoder.begin([[5, 6]])
+        first = decoder.hidden_step(ids[:, None], state)
+        kept = first.clone()
+        assert not torch.equal(decoder.hidden_step(ids[:, None], state), kept)
+        assert torch.equal(first, kept)
 
 
 def test_small_models_have_one_thread() -> None:
