@@ -3,6 +3,7 @@ used for."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 import reference
+from transfuse.errors import GenerationError
 from transfuse.generation import compiled, cores, generate, ready
-from transfuse.generation.compiled import CompiledDecoder
+from transfuse.generation.compiled import CompiledDecoder, Sheet
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.sequences import Greedy, write
 from transfuse.kernels import step as kernel
@@ -294,16 +296,76 @@ def test_autocast_and_other_defaults(always: list[int]) -> None:
         assert writer is mixed
 
 
-def test_compiled_code_need_not_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = kernel._compiled
+def test_without_memory_for_a_second_copy_nothing_is_compiled(
+    always: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = drawn("llama")
+    n_bytes = 4 * sum(weight.numel() for weight in model.parameters())
+    for available, compiles in ((n_bytes - 1, False), (n_bytes, True), (None, True)):
+        monkeypatch.setattr(ready, "available_bytes", lambda device, found=available: found)
+        with ready.ready(model, 1) as writer:
+            assert (writer is not model) == compiles
 
-    def nowhere(cache: bool = False) -> Any:
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return original()
 
-    monkeypatch.setattr(kernel, "_compiled", nowhere)
-    assert kernel._kept(lambda x: x + 1)(2) == 3
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("part", ["attention.query", "attention.value", "feed_forward.up", "feed_forward.down"])
+@pytest.mark.parametrize("name", ["llama", "gpt-2", "mixed", "relu"])
+def test_damaged_weights_are_said_to_be(name: str, part: str, always: list[int]) -> None:
+    model = drawn(name)
+    with torch.no_grad():
+        model.get_parameter(f"decoder.blocks.2.{part}.weight")[3, 5] = NAN
+    with pytest.raises(GenerationError, match="its weights are damaged"):
+        generate.generate(model, [[5, 6, 7]], SearchConfig(beams=1, max_tokens=2))
+
+
+def test_scores_too_large_for_an_exponential() -> None:
+    model = drawn("llama")
+    with torch.no_grad():
+        for block in model.decoder.blocks:
+            block.attention.query.weight *= 40  # type: ignore[union-attr]
+    ids = torch.randint(1, 200, (1, 30), generator=torch.Generator().manual_seed(0))
+    first: Any = model.decoder.blocks[0]
+    q, k, _ = first.attention.project(first.attention_norm(model.embedding(ids)))
+    assert (q[:, :4] @ k[:, :1].transpose(2, 3)).max() / 48**0.5 > 100  # exp(89) is no float32
+    assert largest_difference(model, model, [30, 21], n_steps=3) < 1e-4  # a near tie moves by its rounding
+
+
+def test_what_lies_behind_a_row_s_keys_does_not_matter() -> None:
+    found = []
+    for filling in (0.0, 1e4):
+        with torch.inference_mode(), CompiledDecoder(drawn("llama")) as decoder:
+            state, ids = decoder.begin([[5, 6, 7], list(range(1, 41))])
+            for cache, layer in zip(state.held.caches, decoder.weights.layers, strict=True):
+                kv = cache.own.reserve(64, torch.empty(1, layer.n_kv_heads, 1, 48))
+                for row, length in enumerate(state.held.rows.lengths):
+                    kv[:, row, :, length:] = filling
+            found.append(decoder.hidden_step(ids[:, None], state))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(("name", "n_rows"), [("llama", 150), ("multi-query", 2)])
+def test_threads_stay_within_their_memory(name: str, n_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    guard, checked = 7.5, []
+
+    def exact(sheet: Sheet, n_keys: int, n_threads: int) -> torch.Tensor:
+        sheet.private = torch.zeros(n_threads, sheet._room(n_keys) + 4096)
+        sheet.private[:, -4096:] = guard
+        checked.append(sheet.private)
+        return sheet.private
+
+    monkeypatch.setattr(Sheet, "make_room", exact)
+    model = drawn(name)
+    assert largest_difference(model, model, [3] * n_rows, n_steps=2) < 1e-5
+    assert checked and all((private[:, -4096:] == guard).all() for private in checked)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_writer_leaves_no_threads(always: list[int]) -> None:
+    before = threading.active_count()
+    generate.generate(drawn("llama"), [[5, 6, 7]], SearchConfig(beams=1, max_tokens=3))
+    assert max(always) == 3 and threading.active_count() == before
 
 
 def test_vectors_of_a_step_stay_what_they_are() -> None:

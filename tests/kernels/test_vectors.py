@@ -7,7 +7,7 @@ import pytest
 import torch
 from numba import njit
 
-from transfuse.kernels.vectors import LANES, UNROLLED, dot_tile, exp, fetch, fetch_add, product_tile, store_half
+from transfuse.kernels.vectors import LANES, UNROLLED, dot_tile, exp, fetch, fetch_add, product, store_half
 
 
 @njit
@@ -16,12 +16,12 @@ def exponentials(x, out):  # type: ignore[no-untyped-def]
         out[i] = exp(x[i])
 
 
-def test_exp_is_exact_to_three_units_in_the_last_place() -> None:
+def test_exp_is_exact_to_two_units_in_the_last_place() -> None:
     x = np.concatenate([np.linspace(-87, 88, 100_003), [0.0, -0.0, 1e-30, -1e-7]]).astype(np.float32)
     out = np.empty_like(x)
     exponentials(x, out)
     expected = np.exp(x.astype(np.float64))
-    assert np.max(np.abs(out - expected) / np.spacing(expected.astype(np.float32))) <= 3
+    assert np.max(np.abs(out - expected) / np.spacing(expected.astype(np.float32))) <= 2
     edges = np.array([-1000, -np.inf, 1000, np.inf, np.nan], np.float32)
     found = np.empty_like(edges)
     exponentials(edges, found)
@@ -48,22 +48,23 @@ def test_store_half_rounds_as_pytorch_does() -> None:
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize(("n_rows", "n_vectors"), [(1, 1), (3, 2), (8, 3)])
-def test_a_product_tile_is_a_product(n_rows: int, n_vectors: int, half: bool) -> None:
-    tile, n, x_step, w_step, out_step = product_tile(n_rows, n_vectors, half), 7 * UNROLLED, 31, 61, 53
+@pytest.mark.parametrize(("most_rows", "n_vectors"), [(1, 1), (4, 2), (8, 3)])
+def test_a_product_is_a_product_for_any_number_of_rows(most_rows: int, n_vectors: int, half: bool) -> None:
+    subject, n, x_step, w_step, out_step = product(most_rows, n_vectors, half), 7 * UNROLLED, 31, 61, 53
 
     @njit
     def run(x, w, out):  # type: ignore[no-untyped-def]
-        tile(x.ctypes.data, x_step, w.ctypes.data, w_step, n, out.ctypes.data, out_step)
+        subject(x.ctypes.data, x_step, len(x), w.ctypes.data, w_step, n, out.ctypes.data, out_step)
 
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n_rows, x_step, generator=generator)
     w = torch.randn(n, w_step, generator=generator).bfloat16()
-    out = torch.full((n_rows, out_step), 7.0)
-    run(x.numpy(), w.view(torch.int16).numpy() if half else w.float().numpy(), out.numpy())
     width = n_vectors * LANES
-    assert torch.allclose(out[:, :width], x[:, :n] @ w.float()[:, :width], atol=1e-4)
-    assert (out[:, width:] == 7).all()
+    for n_rows in range(20):
+        x = torch.randn(n_rows, x_step, generator=generator)
+        out = torch.full((n_rows + 1, out_step), 7.0)
+        run(x.numpy(), w.view(torch.int16).numpy() if half else w.float().numpy(), out[:n_rows].numpy())
+        assert torch.allclose(out[:n_rows, :width], x[:, :n] @ w.float()[:, :width], atol=1e-4)
+        assert (out[:, width:] == 7).all() and (out[n_rows] == 7).all()
 
 
 @pytest.mark.parametrize("half", [False, True])

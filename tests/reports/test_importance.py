@@ -199,6 +199,17 @@ def test_weights_of_several_outputs_count_in_their_mean() -> None:
     model = RandomForestRegressor(5, random_state=0).fit(FRAME[TRAIN], y[TRAIN])
     found = tree_importance(model, FRAME[HELD], y[HELD], sample_weight=WHOLE)
     assert found.score == pytest.approx(model.score(FRAME[HELD], y[HELD], WHOLE), rel=1e-10)
+    classes = np.column_stack([Y, FRAME["noise"] > 0])
+    forest = RandomForestClassifier(5, random_state=0).fit(FRAME[TRAIN], classes[TRAIN])
+    right = (forest.predict(FRAME[HELD]) == classes[HELD]).mean(1)
+    found = tree_importance(forest, FRAME[HELD], classes[HELD], sample_weight=WHOLE)
+    assert found.score == pytest.approx(np.average(right, weights=WHOLE), rel=1e-12)
+    assert abs(found.score - right.mean()) > 1e-4
+
+
+def test_weights_of_training_rows_need_the_rows(forest: RandomForestClassifier) -> None:
+    with pytest.raises(ConfigError, match="train_weight is of training rows; give X_train and y_train"):
+        tree_importance(forest, FRAME[HELD], Y[HELD], train_weight=np.ones(250))
 
 
 def test_out_of_bag_rows_have_their_weights() -> None:

@@ -58,6 +58,9 @@ class SharesOut:
 def threads_for(model: Any) -> Iterator[None]:
     """Inside, a step of `model` is made. PyTorch's threads wait busily for a while after each operation they shared;
     where a model has threads of its own, these would be in their way, so that PyTorch does what little is left alone.
+
+    PyTorch remembers the number for threads that meet it first meanwhile: one that the caller starts at that moment
+    should set its own.
     """
     if not isinstance(model, SharesOut) or hasattr(_STEP, "n_threads"):  # or a thread that has a core to itself
         yield

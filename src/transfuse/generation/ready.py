@@ -8,6 +8,7 @@ from typing import TypeGuard
 
 import torch
 
+from transfuse.generation.memory import available_bytes
 from transfuse.generation.sequences import Model
 from transfuse.models.decoder import DecoderModel
 from transfuse.models.seq2seq import Seq2SeqModel
@@ -47,5 +48,9 @@ def _worth_compiling(model: Model, n_tokens: int) -> TypeGuard[DecoderModel | Se
     weights = list(model.parameters())
     kinds = {(weight.device.type, weight.dtype) for weight in weights}
     known = kinds in ({("cpu", torch.float32)}, {("cpu", torch.bfloat16)})
+    n_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
+    available = available_bytes(torch.device("cpu"))
+    if available is not None and n_bytes > available:
+        return False  # `packed` takes the second copy as it goes, if at all
     # under autocast the modules compute, and keep their caches, in another dtype than the weights'
     return known and not torch.is_autocast_enabled("cpu") and sum(map(torch.numel, weights)) >= FEWEST_WEIGHTS

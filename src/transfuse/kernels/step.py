@@ -15,11 +15,11 @@ from __future__ import annotations
 import math
 import sys
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numba import njit, types
 
+from transfuse.kernels.kept import kept
 from transfuse.kernels.vectors import (
     LANES,
     UNROLLED,
@@ -27,7 +27,7 @@ from transfuse.kernels.vectors import (
     exp,
     fetch,
     fetch_add,
-    product_tile,
+    product,
     store_half,
     store_number,
 )
@@ -79,26 +79,13 @@ FAST = {"reassoc", "nsz", "arcp", "contract"}
 
 _compiled = partial(njit, nogil=True, fastmath=FAST, error_model="numpy")
 
-
-def _kept(function: Any) -> Any:
-    """Compiled, and kept on disk for later processes where there is a place that can be written to."""
-    try:
-        return _compiled(cache=True)(function)
-    except RuntimeError:
-        return _compiled()(function)
-
-
-_WIDE = LANES == 16
-"""Whether there are registers for tiles of eight rows."""
-
-_PANEL_8, _PANEL_4, _PANEL_2, _PANEL_1 = (product_tile(n, COLUMNS // LANES, False) for n in (8, 4, 2, 1))
-_HALF_8, _HALF_4, _HALF_2, _HALF_1 = (product_tile(n, COLUMNS // LANES, True) for n in (8, 4, 2, 1))
-_ACROSS = 4 if _WIDE else 2
+ACROSS = 4 if LANES == 16 else 2
 """Vectors of values that are summed side by side."""
-_VALUES_4, _VALUES_1 = (product_tile(n, _ACROSS, False) for n in (4, 1))
-_NARROW_VALUES_4, _NARROW_VALUES_1 = (product_tile(n, 1, False) for n in (4, 1))
-_HALF_VALUES_4, _HALF_VALUES_1 = (product_tile(n, _ACROSS, True) for n in (4, 1))
-_HALF_NARROW_VALUES_4, _HALF_NARROW_VALUES_1 = (product_tile(n, 1, True) for n in (4, 1))
+
+_ROWS = 8 if LANES == 16 else 4
+_PANEL, _HALF_PANEL = (product(_ROWS, COLUMNS // LANES, half) for half in (False, True))
+_VALUES, _HALF_VALUES = (product(4, ACROSS, half) for half in (False, True))
+_NARROW_VALUES, _HALF_NARROW_VALUES = (product(4, 1, half) for half in (False, True))
 _SCORES, _HALF_SCORES = dot_tile(False), dot_tile(True)
 
 _yield = types.ExternalFunction("sched_yield", types.int32())
@@ -112,7 +99,7 @@ def scratch_numbers(n_rows: int, width: int, n_heads: int, n_kv_heads: int, d_he
     return max(attention, 2 * n_rows * width * COLUMNS)
 
 
-@_kept
+@kept(_compiled)
 def run(program, numbers, panels, work, private, lengths, seen, meetings, stop, thread):  # type: ignore[no-untyped-def]
     """A thread's part of `program`, for rows of `lengths` (2, B): keys with those of the new tokens, and keys of the
     memory. `seen` (B, W, S) says which of a row's own keys each token sees; of no size, it sees all.
@@ -206,34 +193,10 @@ def _product(operation, numbers, panels, source, work, scratch, n_rows, counter)
 @_compiled()
 def _panel(x, x_step, n_rows, panel, n_in, out):  # type: ignore[no-untyped-def]
     """`n_rows` rows of x times one panel, into `out` (B, COLUMNS)."""
-    w, out, row = panel.ctypes.data, out.ctypes.data, 0
-    half = panel.itemsize == 2
-    while row < n_rows:
-        left, x_row, out_row = n_rows - row, x + 4 * row * x_step, out + 4 * row * COLUMNS
-        if _WIDE and left >= 8:
-            row += 8
-            if half:
-                _HALF_8(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
-            else:
-                _PANEL_8(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
-        elif left >= 4:
-            row += 4
-            if half:
-                _HALF_4(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
-            else:
-                _PANEL_4(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
-        elif left >= 2:
-            row += 2
-            if half:
-                _HALF_2(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
-            else:
-                _PANEL_2(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
-        else:
-            row += 1
-            if half:
-                _HALF_1(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
-            else:
-                _PANEL_1(x_row, x_step, w, COLUMNS, n_in, out_row, COLUMNS)
+    if panel.itemsize == 2:
+        _HALF_PANEL(x, x_step, n_rows, panel.ctypes.data, COLUMNS, n_in, out.ctypes.data, COLUMNS)
+    else:
+        _PANEL(x, x_step, n_rows, panel.ctypes.data, COLUMNS, n_in, out.ctypes.data, COLUMNS)
 
 
 @_compiled()
@@ -391,31 +354,18 @@ def _softmax(scores, n):  # type: ignore[no-untyped-def]
 
 
 @_compiled()
-def _weigh(scores_RS, room, R, values, K, n, heads_RK, half):  # type: ignore[no-untyped-def]
-    """Values (S, K) summed with the weights of each of R queries, into heads (R, K)."""
-    r = 0
-    while r < R:
-        four = R - r >= 4
-        p = scores_RS[r * room :].ctypes.data
-        k = 0
-        while k < K:
-            across = K - k >= _ACROSS * LANES
-            out = heads_RK[r * K + k :].ctypes.data
-            if half and across and four:
-                _HALF_VALUES_4(p, room, values + 2 * k, K, n, out, K)
-            elif half and across:
-                _HALF_VALUES_1(p, room, values + 2 * k, K, n, out, K)
-            elif half and four:
-                _HALF_NARROW_VALUES_4(p, room, values + 2 * k, K, n, out, K)
-            elif half:
-                _HALF_NARROW_VALUES_1(p, room, values + 2 * k, K, n, out, K)
-            elif across and four:
-                _VALUES_4(p, room, values + 4 * k, K, n, out, K)
-            elif across:
-                _VALUES_1(p, room, values + 4 * k, K, n, out, K)
-            elif four:
-                _NARROW_VALUES_4(p, room, values + 4 * k, K, n, out, K)
-            else:
-                _NARROW_VALUES_1(p, room, values + 4 * k, K, n, out, K)
-            k += (_ACROSS if across else 1) * LANES
-        r += 4 if four else 1
+def _weigh(scores_QS, room, Q, values, K, n, heads_QK, half):  # type: ignore[no-untyped-def]
+    """Values (S, K) summed with the weights of each of Q queries, into heads (Q, K)."""
+    p, k = scores_QS.ctypes.data, 0
+    while k < K:
+        out = heads_QK[k:].ctypes.data
+        across = K - k >= ACROSS * LANES
+        if half and across:
+            _HALF_VALUES(p, room, Q, values + 2 * k, K, n, out, K)
+        elif half:
+            _HALF_NARROW_VALUES(p, room, Q, values + 2 * k, K, n, out, K)
+        elif across:
+            _VALUES(p, room, Q, values + 4 * k, K, n, out, K)
+        else:
+            _NARROW_VALUES(p, room, Q, values + 4 * k, K, n, out, K)
+        k += (ACROSS if across else 1) * LANES

@@ -34,49 +34,77 @@ _VECTOR, _INTEGERS = ir.VectorType(_F32, LANES), ir.VectorType(_I32, LANES)
 _ADDRESS = types.intp
 
 
-def product_tile(n_rows: int, n_vectors: int, half: bool) -> Any:
-    """A function `(x, x_step, w, w_step, n, out, out_step)` that writes x · w for `n_rows` rows of x, `n` long, and
-    `n_vectors` vectors of columns of w, whose rows are bfloat16 where `half`. All sums stay in registers."""
-    size = 2 if half else 4
+def product(most_rows: int, n_vectors: int, half: bool) -> Any:
+    """A function `(x, x_step, n_rows, w, w_step, n, out, out_step)` that writes x · w for `n_rows` rows of x, `n` long,
+    and `n_vectors` vectors of columns of w, whose rows are bfloat16 where `half`.
+
+    Rows go in tiles of at most `most_rows`, a power of two, all sums of a tile staying in registers. `n` is a multiple
+    of `UNROLLED`.
+    """
 
     @intrinsic
-    def tile(typingctx, x, x_step, w, w_step, n, out, out_step):  # type: ignore[no-untyped-def]
+    def rows_product(typingctx, x, x_step, n_rows, w, w_step, n, out, out_step):  # type: ignore[no-untyped-def]
         def emit(context, b, signature, arguments):  # type: ignore[no-untyped-def]
-            x, x_step, w, w_step, n, out, out_step = arguments
-            before, loop, after = b.block, b.append_basic_block("tile"), b.append_basic_block("tiled")
-            starts = [_moved(b, x, x_step, row, 4) for row in range(n_rows)]
-            b.branch(loop)
-            b.position_at_end(loop)
-            k = b.phi(_I64)
-            k.add_incoming(_I64(0), before)
-            sums = [b.phi(_VECTOR) for _ in range(n_rows * n_vectors)]
-            for one in sums:
-                one.add_incoming(_VECTOR([_F32(0.0)] * LANES), before)
-            found = list(sums)
-            for step in range(UNROLLED):
-                here = b.add(k, _I64(step))
-                row_of_w = b.add(w, b.mul(b.mul(here, w_step), _I64(size)))
-                columns = [_load(b, b.add(row_of_w, _I64(v * LANES * size)), half) for v in range(n_vectors)]
-                for row, start in enumerate(starts):
-                    number = b.load(b.inttoptr(b.add(start, b.mul(here, _I64(4))), _F32.as_pointer()), align=4)
-                    spread = _spread(b, number)
-                    for v, column in enumerate(columns):
-                        i = row * n_vectors + v
-                        found[i] = _call(b, f"llvm.fma.v{LANES}f32", _VECTOR, [spread, column, found[i]])
-            k_next = b.add(k, _I64(UNROLLED))
-            k.add_incoming(k_next, loop)
-            for one, new in zip(sums, found, strict=True):
-                one.add_incoming(new, loop)
-            b.cbranch(b.icmp_signed("<", k_next, n), loop, after)
-            b.position_at_end(after)
-            for i, one in enumerate(found):
-                row = _moved(b, out, out_step, i // n_vectors, 4)
-                _store(b, one, b.add(row, _I64(i % n_vectors * LANES * 4)))
+            x, x_step, n_rows, w, w_step, n, out, out_step = arguments
+            place = cgutils.alloca_once_value(b, _I64(0))
+            size = most_rows
+            while size:
+                test, tile, after = (b.append_basic_block(name) for name in ("rows", "tile", "fewer"))
+                b.branch(test)
+                b.position_at_end(test)
+                row = b.load(place)
+                b.cbranch(b.icmp_signed(">=", b.sub(n_rows, row), _I64(size)), tile, after)
+                b.position_at_end(tile)
+                x_row, out_row = (
+                    b.add(at, b.mul(b.mul(row, step), _I64(4))) for at, step in ((x, x_step), (out, out_step))
+                )
+                _emit_tile(b, (size, n_vectors, half), x_row, x_step, w, w_step, n, out_row, out_step)
+                b.store(b.add(row, _I64(size)), place)
+                b.branch(test)
+                b.position_at_end(after)
+                size //= 2
             return context.get_dummy_value()
 
-        return types.void(*[_ADDRESS] * 7), emit
+        return types.void(*[_ADDRESS] * 8), emit
 
-    return tile
+    return rows_product
+
+
+def _emit_tile(
+    b: Any, kind: tuple[int, int, bool], x: Any, x_step: Any, w: Any, w_step: Any, n: Any, out: Any, out_step: Any
+) -> None:
+    """The product of a fixed number of rows and of vectors of columns."""
+    n_rows, n_vectors, half = kind
+    size = 2 if half else 4
+    before, loop, after = b.block, b.append_basic_block("sums"), b.append_basic_block("summed")
+    starts = [_moved(b, x, x_step, row, 4) for row in range(n_rows)]
+    b.branch(loop)
+    b.position_at_end(loop)
+    k = b.phi(_I64)
+    k.add_incoming(_I64(0), before)
+    sums = [b.phi(_VECTOR) for _ in range(n_rows * n_vectors)]
+    for one in sums:
+        one.add_incoming(_VECTOR([_F32(0.0)] * LANES), before)
+    found = list(sums)
+    for step in range(UNROLLED):
+        here = b.add(k, _I64(step))
+        row_of_w = b.add(w, b.mul(b.mul(here, w_step), _I64(size)))
+        columns = [_load(b, b.add(row_of_w, _I64(v * LANES * size)), half) for v in range(n_vectors)]
+        for row, start in enumerate(starts):
+            number = b.load(b.inttoptr(b.add(start, b.mul(here, _I64(4))), _F32.as_pointer()), align=4)
+            spread = _spread(b, number)
+            for v, column in enumerate(columns):
+                i = row * n_vectors + v
+                found[i] = _call(b, f"llvm.fma.v{LANES}f32", _VECTOR, [spread, column, found[i]])
+    k_next = b.add(k, _I64(UNROLLED))
+    k.add_incoming(k_next, loop)
+    for one, new in zip(sums, found, strict=True):
+        one.add_incoming(new, loop)
+    b.cbranch(b.icmp_signed("<", k_next, n), loop, after)
+    b.position_at_end(after)
+    for i, one in enumerate(found):
+        row = _moved(b, out, out_step, i // n_vectors, 4)
+        _store(b, one, b.add(row, _I64(i % n_vectors * LANES * 4)))
 
 
 def dot_tile(half: bool) -> Any:
@@ -121,7 +149,7 @@ def dot_tile(half: bool) -> Any:
 
 @intrinsic
 def exp(typingctx, x):  # type: ignore[no-untyped-def]
-    """The exponential of a float32, to 3 units in the last place; below -87 it is that of -87, above 88 that of 88.
+    """The exponential of a float32, to 2 units in the last place; below -87 it is that of -87, above 88 that of 88.
     In a loop it becomes vector instructions, as a call of the mathematical library would not."""
 
     def emit(context, b, signature, arguments):  # type: ignore[no-untyped-def]
@@ -129,10 +157,11 @@ def exp(typingctx, x):  # type: ignore[no-untyped-def]
         for bound, name in ((88.0, ">"), (-87.0, "<")):
             x = b.select(b.fcmp_ordered(name, x, _F32(bound)), _F32(bound), x)
         n = _call(b, "llvm.rint.f32", _F32, [b.fmul(x, _F32(1.4426950408889634))])
+        n = b.select(b.fcmp_ordered("ord", n, n), n, _F32(0.0))  # what is no number has no integer; the rest keeps it
         rest = _fma(b, n, _F32(-0.693145751953125), x)
         rest = _fma(b, n, _F32(-1.428606765330187e-06), rest)
-        value = _F32(1 / 720)
-        for coefficient in (1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
+        value = _F32(1 / 5040)
+        for coefficient in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
             value = _fma(b, value, rest, _F32(coefficient))
         power = b.shl(b.add(b.fptosi(n, _I32), _I32(127)), _I32(23))
         return b.fmul(value, b.bitcast(power, _F32))

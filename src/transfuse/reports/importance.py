@@ -112,6 +112,8 @@ def tree_importance(
         raise ConfigError(f"n_repeats={n_repeats}, noise={noise}, correlated={correlated}: at least 1, 0 and above 0")
     if (noise or drop) and X_train is None:
         raise ConfigError("noise and drop fit the model again, which needs X_train and y_train")
+    if train_weight is not None and X_train is None:
+        raise ConfigError("train_weight is of training rows; give X_train and y_train")
     X, y = _table(X, "X", model), _column(y)
     if len(X) != len(y):
         raise DataError(f"X has {len(X)} rows and y has {len(y)}; they must be equally many")

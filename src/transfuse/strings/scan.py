@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from transfuse.kernels.kept import kept
 
-@njit(cache=True)
+
+@kept(njit)
 def scan(codes, last, state):  # type: ignore[no-untyped-def]
     """Read `codes` on. `last` is where each code stood last, -1 at first; `state` is where the window that ends here
     begins, how many elements were read, the longest window's length and where it begins."""
@@ -22,7 +24,7 @@ def scan(codes, last, state):  # type: ignore[no-untyped-def]
     state[0], state[1], state[2], state[3] = start, n, best, best_start
 
 
-@njit(cache=True)
+@kept(njit)
 def scan_rows(codes, keep, n_codes):  # type: ignore[no-untyped-def]
     """The longest window's length in each row, and the column where it begins."""
     n_rows, n_columns = codes.shape

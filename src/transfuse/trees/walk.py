@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, prange
 
+from transfuse.kernels.kept import kept
 from transfuse.trees.ensemble import Trees
 
 ROWS = 128
@@ -18,7 +19,7 @@ NODE = np.dtype([("threshold", "f8"), ("feature", "i4"), ("left", "i4"), ("right
 """What a walk reads of a node, side by side; the threshold of a split by categories is not a number."""
 
 
-@njit(cache=True)
+@kept(njit)
 def _unusual_left(value, node, nodes, missing_left, sets):  # type: ignore[no-untyped-def]
     """Whether a missing value, or one of a split by categories, goes left."""
     if np.isnan(value):
@@ -29,7 +30,7 @@ def _unusual_left(value, node, nodes, missing_left, sets):  # type: ignore[no-un
     return (sets[nodes[node].categories, place // 32] >> np.uint32(place % 32)) & np.uint32(1) != 0
 
 
-@njit(cache=True, inline="always")
+@kept(njit, inline="always")
 def _goes_left(value, node, nodes, missing_left, sets):  # type: ignore[no-untyped-def]
     threshold = nodes[node].threshold
     if value <= threshold:
@@ -39,7 +40,7 @@ def _goes_left(value, node, nodes, missing_left, sets):  # type: ignore[no-untyp
     return _unusual_left(value, node, nodes, missing_left, sets)
 
 
-@njit(cache=True)
+@kept(njit)
 def _leaf(x, node, column, value, nodes, missing_left, sets):  # type: ignore[no-untyped-def]
     """The leaf that a row reaches from `node`, if its `column` held `value`."""
     while nodes[node].feature >= 0:
@@ -49,7 +50,7 @@ def _leaf(x, node, column, value, nodes, missing_left, sets):  # type: ignore[no
     return node
 
 
-@njit(cache=True, parallel=True)
+@kept(njit, parallel=True)
 def _gather(X, numbers, weights, roots, nodes, missing_left, sets, found):  # type: ignore[no-untyped-def]
     for tree in prange(len(roots) - 1):
         for i in range(len(X)):
@@ -65,7 +66,7 @@ def _gather(X, numbers, weights, roots, nodes, missing_left, sets, found):  # ty
                     found[node, c] = found[nodes[node].left, c] + found[nodes[node].right, c]
 
 
-@njit(cache=True, parallel=True)
+@kept(njit, parallel=True)
 def _sum(X, roots, outputs, values, nodes, missing_left, sets, found):  # type: ignore[no-untyped-def]
     for block in prange((len(X) + ROWS - 1) // ROWS):
         for tree in range(len(roots) - 1):
@@ -75,7 +76,7 @@ def _sum(X, roots, outputs, values, nodes, missing_left, sets, found):  # type: 
                     found[i, outputs[tree] + v] += values[node, v]
 
 
-@njit(cache=True, parallel=True)
+@kept(njit, parallel=True)
 def _shuffled(  # type: ignore[no-untyped-def]
     X, orders, first, n_columns, roots, outputs, values, nodes, missing_left, sets, found
 ):
