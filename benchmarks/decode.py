@@ -185,16 +185,17 @@ def compare(n_kv_heads: int, dtype: torch.dtype, rows: int, context: int, work: 
     """Median seconds a step of every side."""
     model, folder = make(n_kv_heads, dtype), work / f"kv{n_kv_heads}"
     save_model(model, folder)
-    sides = {}
-    sides["transformers"] = transformers_side(folder, n_kv_heads, rows, context, dtype)
+    sides = {"transformers": transformers_side(folder, n_kv_heads, rows, context, dtype)}
     if dtype == torch.float32:
         sides["CTranslate2"] = ctranslate2_side(folder, work / "ctranslate2", rows, context)
     with ready(model, ROWS) as writer:
         sides = {"transfuse": ours(writer, rows, context), **sides}
         seconds: dict[str, list[float]] = {side: [] for side in sides}
         sides["transfuse"]()
+        bandwidths = []
         for number in range(ROUNDS):
             tokens = {}
+            bandwidths.append(read_bandwidth())
             for side, measure in sides.items():
                 if side == "CTranslate2" and slow and number >= 1:
                     continue  # its prompts take most of the time there is
@@ -202,7 +203,7 @@ def compare(n_kv_heads: int, dtype: torch.dtype, rows: int, context: int, work: 
                 seconds[side].append(found)
             same = sum(a == b for a, b in zip(tokens["transfuse"], tokens["transformers"], strict=True))
     print(f"  {same} of {rows} rows have the same {STEPS} tokens as in transformers", flush=True)
-    bandwidth = read_bandwidth()
+    bandwidth = statistics.median(bandwidths)
     return {side: statistics.median(values) for side, values in seconds.items()} | {
         "bandwidth limit": limit(model, rows, context, bandwidth)
     }
