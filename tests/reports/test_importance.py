@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +18,8 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.inspection import permutation_importance
+from sklearn.metrics import r2_score
+from sklearn.multioutput import MultiOutputRegressor
 from sklearn.tree import DecisionTreeClassifier
 
 from transfuse import ConfigError, DataError, forest_importance, tree_importance
@@ -30,6 +33,8 @@ FRAME = pd.DataFrame({"true": DRAW.normal(size=N), "noise": DRAW.normal(size=N),
 FRAME["twin"] = FRAME["true"] + 0.05 * DRAW.normal(size=N)
 Y = np.where(FRAME["true"] + 0.5 * DRAW.normal(size=N) > 0, "yes", "no")
 TRAIN, HELD = slice(0, 250), slice(250, N)
+WHOLE = DRAW.integers(0, 4, N - 250)
+"""Weights of held-out rows: how often each stands there."""
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +92,95 @@ def test_numbers_and_several_outputs() -> None:
     boosted = GradientBoostingRegressor(n_estimators=20).fit(FRAME[TRAIN], y[TRAIN, 0])
     found = tree_importance(boosted, FRAME[HELD], y[HELD, 0], X_train=FRAME[TRAIN], y_train=y[TRAIN, 0])
     assert found.scoring == "r2" and found.table.index[0] == "true" and found.chance < 0.01
+
+
+SEVERAL = np.column_stack([FRAME["true"] + 0.3 * DRAW.normal(size=N), FRAME["noise"], FRAME["twin"] ** 2])
+LABELS = (SEVERAL > 0.5).astype(int)
+
+
+@pytest.mark.parametrize("strategy", ["one_output_per_tree", "multi_output_tree"])
+@pytest.mark.parametrize("kind", [xgboost.XGBRegressor, xgboost.XGBClassifier])
+def test_boosted_trees_of_several_outputs(kind: Any, strategy: str) -> None:
+    y = SEVERAL if kind is xgboost.XGBRegressor else LABELS
+    model = kind(n_estimators=15, max_depth=3, multi_strategy=strategy).fit(FRAME[TRAIN], y[TRAIN])
+    arguments = {"X_train": FRAME[TRAIN], "y_train": y[TRAIN], "sample_weight": WHOLE}
+    found = tree_importance(model, FRAME[HELD], y[HELD], drop=True, noise=1, **arguments)
+    measure = "variance" if kind is xgboost.XGBRegressor else "gini"
+    assert set(found.table.index) == {*FRAME.columns, "noise 1"} and found.score > 0.7 > found.chance
+    assert found.table[f"{measure}_train"].sum() == pytest.approx(1)
+    assert (found.table.loc[["true", "noise"], f"{measure}_held_out"] > 0.02).all()
+    assert found.table.loc["noise", "dropped"] > 0.1 > abs(found.table.loc["noise 1", "permutation"])
+    plain = tree_importance(model, FRAME[HELD], y[HELD], **arguments)
+    says = model.predict(FRAME[HELD])
+    expected = (
+        r2_score(y[HELD], says, sample_weight=WHOLE)
+        if kind is xgboost.XGBRegressor
+        else np.average((says == y[HELD]).mean(1), weights=WHOLE)
+    )
+    assert plain.score == pytest.approx(expected, rel=1e-6)
+
+
+def test_chance_of_several_outputs_is_that_of_their_means() -> None:
+    y = np.column_stack([LABELS[:, 0], LABELS[:, 1], 1 - LABELS[:, 0]])
+    model = xgboost.XGBClassifier(n_estimators=2).fit(FRAME[TRAIN], y[TRAIN])
+    found = tree_importance(model, FRAME[HELD], y[HELD], X_train=FRAME[TRAIN], y_train=y[TRAIN])
+    assert y[TRAIN].mean(0).round().tolist() == [0, 0, 1]
+    assert found.chance == pytest.approx((y[HELD] == [0, 0, 1]).mean())
+
+
+def test_names_that_lightgbm_changes_within_a_model_an_output() -> None:
+    spaced = FRAME.rename(columns={"true": "so true"})
+    model = MultiOutputRegressor(lightgbm.LGBMRegressor(n_estimators=5, verbose=-1)).fit(spaced[TRAIN], SEVERAL[TRAIN])
+    found = tree_importance(model, spaced[HELD], SEVERAL[HELD], X_train=spaced[TRAIN], y_train=SEVERAL[TRAIN])
+    assert found.table.loc["so_true", "permutation"] > 0.05
+    assert found.score == pytest.approx(model.score(spaced[HELD], SEVERAL[HELD]))
+
+
+def test_y_of_several_outputs_that_does_not_fit_is_named() -> None:
+    X, known = FRAME[HELD], {"X_train": FRAME[TRAIN], "y_train": SEVERAL[TRAIN]}
+    holed, odd = SEVERAL[HELD].copy(), LABELS[HELD].copy()
+    holed[5, 2], odd[7, 1] = np.nan, 2
+    numbers = xgboost.XGBRegressor(n_estimators=2).fit(FRAME[TRAIN], SEVERAL[TRAIN])
+    vectors = xgboost.XGBRegressor(n_estimators=2, multi_strategy="multi_output_tree")
+    vectors.fit(FRAME[TRAIN], SEVERAL[TRAIN])
+    labels = xgboost.XGBClassifier(n_estimators=2).fit(FRAME[TRAIN], LABELS[TRAIN])
+    own = {"X_train": FRAME[TRAIN], "y_train": LABELS[TRAIN]}
+    forest = RandomForestRegressor(2).fit(FRAME[TRAIN], SEVERAL[TRAIN])
+    cases: list[tuple[Any, Any, dict[str, Any], str]] = [
+        (numbers, SEVERAL[HELD, 0], known, "y has 1 columns, but the model has 3 outputs"),
+        (vectors, SEVERAL[HELD, :2], known, "y has 2 columns, but the model has 3 outputs"),
+        (vectors, SEVERAL[HELD], {**known, "y_train": SEVERAL[TRAIN, 0]}, "y_train has 1 columns, but the model has 3"),
+        (labels, np.column_stack([LABELS[HELD]] * 2), own, "y has 6 columns, but the model has 3 outputs"),
+        (forest, SEVERAL[HELD, :2], {}, "y has 2 columns, but the model has 3 outputs"),
+        (numbers, holed, known, r"y\[5, 2\] is not a finite number"),
+        (labels, odd, own, r"y\[7, 1\] is 2, a class that the model does not know"),
+        (labels, np.where(odd == 2, np.nan, odd), own, r"y\[7, 1\] is nan, a class that the model does not know"),
+        (numbers, SEVERAL[HELD], {}, "does not say what its nodes learned; give X_train"),
+        (vectors, SEVERAL[HELD], {**known, "scoring": "r2"}, "scoring='r2': of several outputs only accuracy and R²"),
+        (labels, LABELS[HELD], {**own, "scoring": "f1_macro"}, "scoring='f1_macro': of several outputs only accuracy"),
+        (
+            xgboost.XGBRegressor(n_estimators=2, objective="reg:logistic").fit(FRAME[TRAIN], LABELS[TRAIN]),
+            LABELS[HELD],
+            own,
+            "a XGBRegressor whose predictions are not made of its trees' sums in a known way",
+        ),
+    ]
+    for model, y, settings, message in cases:
+        with pytest.raises((DataError, ConfigError), match=message):
+            tree_importance(model, X, y, **settings)
+
+
+def test_forests_of_outputs_with_unequally_many_classes() -> None:
+    y = np.column_stack([np.digitize(FRAME["true"], [-0.5, 0.5]), LABELS[:, 1], np.digitize(FRAME["twin"], [0, 1, 2])])
+    forest = RandomForestClassifier(5, random_state=0).fit(FRAME[TRAIN], y[TRAIN])
+    found = tree_importance(forest, FRAME[HELD], y[HELD])
+    assert found.score == pytest.approx((forest.predict(FRAME[HELD]) == y[HELD]).mean()) and found.score > found.chance
+
+
+def test_an_output_that_never_changes_scores_as_in_scikit_learn() -> None:
+    y = np.column_stack([SEVERAL[:, 0], np.ones(N)])
+    model = RandomForestRegressor(3, random_state=0).fit(FRAME[TRAIN], y[TRAIN])
+    assert tree_importance(model, FRAME[HELD], y[HELD]).score == pytest.approx(model.score(FRAME[HELD], y[HELD]))
 
 
 def test_a_model_that_predicts_nothing_is_called_so() -> None:
@@ -170,10 +264,6 @@ def test_figures_do_not_depend_on_the_scale_of_weights() -> None:
         )
         informed.append(tree_importance(forest, X[HELD], Y[HELD]).table["information_held_out"])
     np.testing.assert_allclose(*informed, rtol=1e-9)
-
-
-WHOLE = DRAW.integers(0, 4, N - 250)
-"""Weights of held-out rows: how often each stands there."""
 
 
 @pytest.mark.parametrize("of_classes", [True, False])

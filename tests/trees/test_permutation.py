@@ -17,6 +17,8 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.inspection import permutation_importance
+from sklearn.metrics import get_scorer
+from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 
 from transfuse import tree_importance
 from transfuse.trees.permutation import correlated_groups, group_losses, shuffles
@@ -31,6 +33,14 @@ X[DRAW.random(N) < 0.1, 1] = np.nan
 NUMBERS = X[:, 0] + np.nan_to_num(X[:, 1]) * X[:, 2] + (X[:, 4] % 3)
 CLASSES = np.digitize(NUMBERS, [0.0, 1.5])
 QUIET = {"n_estimators": 9, "verbose": -1}
+SEVERAL = np.column_stack([NUMBERS, 9 * X[:, 0] - X[:, 2]])
+LABELS = (SEVERAL > 0).astype(int)
+NAMES = np.column_stack([np.array(["low", "mid", "top"])[CLASSES], np.array(["no", "yes"])[LABELS[:, 1]]])
+
+
+def mean_accuracy(model: Any, X: np.ndarray, y: np.ndarray) -> float:
+    """Of several outputs scikit-learn's accuracy wants all to be right; this is the mean of theirs."""
+    return float((model.predict(X) == y).mean())
 
 
 @pytest.mark.parametrize(
@@ -45,6 +55,15 @@ QUIET = {"n_estimators": 9, "verbose": -1}
         (HistGradientBoostingRegressor(max_iter=9, loss="poisson"), np.exp(NUMBERS), None),
         (xgboost.XGBClassifier(n_estimators=9), CLASSES, None),
         (lightgbm.LGBMRegressor(**QUIET), NUMBERS, None),
+        (lightgbm.LGBMClassifier(**QUIET, objective="multiclassova"), CLASSES, None),
+        (lightgbm.LGBMClassifier(**QUIET, objective="multiclassova", sigmoid=2.0), CLASSES, "f1_macro"),
+        (lightgbm.LGBMClassifier(**QUIET, sigmoid=2.0), CLASSES > 0, "neg_log_loss"),
+        (xgboost.XGBRegressor(n_estimators=9), SEVERAL, None),
+        (xgboost.XGBRegressor(n_estimators=9, multi_strategy="multi_output_tree"), SEVERAL, None),
+        (MultiOutputRegressor(HistGradientBoostingRegressor(max_iter=9)), SEVERAL, None),
+        (xgboost.XGBClassifier(n_estimators=9), LABELS, None),
+        (xgboost.XGBClassifier(n_estimators=9, multi_strategy="multi_output_tree"), LABELS, None),
+        (MultiOutputClassifier(lightgbm.LGBMClassifier(**QUIET)), NAMES, None),
     ],
     ids=lambda value: type(value).__name__ if hasattr(value, "fit") else str(value)[:12],
 )
@@ -54,7 +73,11 @@ def test_losses_are_those_of_scikit_learn(model: Any, y: np.ndarray, scoring: st
     found = tree_importance(
         model, rows[200:], y[200:], X_train=rows[:200], y_train=y[:200], scoring=scoring, n_repeats=4, random_state=3
     )
-    expected = permutation_importance(model, rows[200:], y[200:], scoring=scoring, n_repeats=4, random_state=3)
+    judged: Any = mean_accuracy if y.ndim > 1 and hasattr(model, "classes_") else scoring
+    expected = permutation_importance(model, rows[200:], y[200:], scoring=judged, n_repeats=4, random_state=3)
+    assert found.score == pytest.approx(
+        (judged if callable(judged) else get_scorer(scoring or found.scoring))(model, rows[200:], y[200:]), rel=1e-5
+    )
     table = found.table.sort_index()
     np.testing.assert_allclose(table["permutation"], expected.importances_mean, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(table["permutation_std"], expected.importances_std, rtol=1e-4, atol=1e-6)

@@ -105,6 +105,11 @@ def tree_importance(
     training rows. `scoring` is as in scikit-learn, by default accuracy or R²; columns whose rank correlation is at
     least `correlated` are also shuffled together. None of these figures says what causes y.
 
+    y may have several outputs (n, k), of a forest, of XGBoost, or of a MultiOutputRegressor or MultiOutputClassifier
+    around boosted trees. Impurity is then the mean of the outputs' impurities, in which a numeric output of larger
+    variance weighs more, as in scikit-learn's forests; a tree grown for one output is judged by that output alone. The
+    score is the mean of the outputs' accuracies or R².
+
     Raises DataError for tables without the model's columns, with equally named or non-numeric ones, and for y that does
     not fit; ConfigError for settings that contradict each other.
     """
@@ -156,7 +161,8 @@ def _table(X: Any, name: str, model: Any) -> pd.DataFrame:
     if len(twice):
         raise DataError(f"{name}: two columns are called {twice[0]!r}")
     known = getattr(model, "feature_names_in_", None)
-    if hasattr(model, "booster_") and isinstance(X, pd.DataFrame):  # LightGBM takes spaces out of names
+    inner = getattr(model, "estimators_", [model])[0]
+    if hasattr(inner, "booster_") and isinstance(X, pd.DataFrame):  # LightGBM takes spaces out of names
         frame = frame.rename(columns={column: str(column).replace(" ", "_") for column in frame.columns})
     if known is not None and isinstance(X, pd.DataFrame):
         missing = [column for column in known if column not in frame.columns]

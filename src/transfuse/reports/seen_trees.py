@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.metrics import get_scorer
+from sklearn.metrics import get_scorer, r2_score
 
 from transfuse.errors import ConfigError, DataError
 from transfuse.trees.decrease import Target, learned_from
@@ -34,6 +35,12 @@ class SeenTrees:
         return self.ensemble.trees.learned or self._learned()
 
     @property
+    def classes(self) -> list[np.ndarray]:
+        """The classes of each output of y; of labels that may stand beside each other, the same for each."""
+        told = self.model.classes_
+        return told if isinstance(told, list) else [np.asarray(told)] * len(self.ensemble.outputs)
+
+    @property
     def scoring(self) -> str:
         """What it is scored by without another wish."""
         return "accuracy" if self.of_classes else "r2"
@@ -51,28 +58,32 @@ class SeenTrees:
         return unseen if self.weight is None else unseen * self.weight
 
     def target(self, y: np.ndarray, name: str) -> Target:
-        """What rows are judged by. Raises DataError for a class the model does not know or what is not a number."""
+        """What rows are judged by. Raises DataError for y of another number of outputs than the model's, a class that
+        the model does not know, or what is not a number."""
         columns = y.reshape(len(y), -1)
-        if not self.of_classes:
-            try:
-                numbers = columns.astype(np.float64)
-            except ValueError as error:
-                raise DataError(f"{name} must hold numbers ({error})") from error
-            if not np.isfinite(numbers).all():
-                raise DataError(f"{name}[{np.flatnonzero(~np.isfinite(numbers).all(1))[0]}] is not a finite number")
-            return Target(numbers[:, :, None], False)
-        several = isinstance(self.model.classes_, list)
-        lists = self.model.classes_ if several else [self.model.classes_]
-        if len(lists) != columns.shape[1]:
-            raise DataError(f"{name} has {columns.shape[1]} columns, but the model has {len(lists)} outputs")
-        most = max(map(len, lists))
-        values = np.zeros((len(y), columns.shape[1], most))
-        for output, classes in enumerate(lists):
+        if columns.shape[1] != (n_outputs := len(self.ensemble.outputs)):
+            raise DataError(f"{name} has {columns.shape[1]} columns, but the model has {n_outputs} outputs")
+        return self._of_classes(columns, name) if self.of_classes else self._of_numbers(columns, name)
+
+    def _of_numbers(self, columns: np.ndarray, name: str) -> Target:
+        try:
+            numbers = columns.astype(np.float64)
+        except ValueError as error:
+            raise DataError(f"{name} must hold numbers ({error})") from error
+        if not np.isfinite(numbers).all():
+            place = _place(columns, np.argwhere(~np.isfinite(numbers))[0])
+            raise DataError(f"{name}{place} is not a finite number")
+        return Target(numbers[:, :, None], False)
+
+    def _of_classes(self, columns: np.ndarray, name: str) -> Target:
+        values = np.zeros((*columns.shape, max(map(len, self.classes))))
+        for output, classes in enumerate(self.classes):
             known = np.isin(columns[:, output], classes)
             if not known.all():
                 row = int(np.flatnonzero(~known)[0])
-                raise DataError(f"{name}[{row}] is {columns[row, output]}, a class that the model does not know")
-            values[np.arange(len(y)), output, np.searchsorted(classes, columns[:, output])] = 1
+                place = _place(columns, (row, output))
+                raise DataError(f"{name}{place} is {columns[row, output]}, a class that the model does not know")
+            values[np.arange(len(columns)), output, np.searchsorted(classes, columns[:, output])] = 1
         return Target(values, True)
 
     def _learned(self) -> Learned:
@@ -87,6 +98,11 @@ class SeenTrees:
             drawn_by_weight = hasattr(self.model, "_sample_weight")
             weights = self.bags if drawn_by_weight else weights * self.bags
         return learned_from(self.ensemble.trees, self.rows(X), self.target(y, "y_train"), weights)
+
+
+def _place(columns: np.ndarray, place: Sequence[int]) -> str:
+    """A row as y[row], and a column's, if there are several, as y[row, column]."""
+    return f"[{', '.join(str(int(one)) for one in place[: min(2, columns.shape[1])])}]"
 
 
 def _bags(model: Any, n: int) -> np.ndarray | None:
@@ -134,36 +150,52 @@ def scorer_of(
     rows: np.ndarray,
     weight: np.ndarray | None = None,
 ) -> Scorer:
-    """Scores sums of the trees as `scoring` scores the model on rows of these weights. Raises DataError where the sums
-    are not the model's."""
+    """Scores sums of the trees as `scoring` scores the model on rows of these weights, by default accuracy or R², of
+    several outputs their mean. Raises DataError where the sums are not the model's."""
     ensemble, model = seen.ensemble, seen.model
     given = X if hasattr(model, "feature_names_in_") else X.to_numpy()
-    n_outputs = 1 if y.ndim == 1 else y.shape[1]
-    if n_outputs > 1:
-        if not ensemble.is_forest:
-            raise DataError(f"a {type(model).__name__} of several outputs cannot be shuffled; give one at a time")
-        return _several_outputs(seen, y, scoring, weight)
     own = summed(ensemble.trees, rows)
     base: Any = 0.0
     if not ensemble.is_forest:
         margins = np.asarray(ensemble.margins(given), np.float64).reshape(len(X), -1)
         base = np.median(margins - own, axis=0)
     _check_predictions(seen, given, own + base)
-    double = _ClassSums(model.classes_) if seen.of_classes else _NumberSums()
+    judge = _judge(seen, y, scoring, weight)
+    return lambda sums: judge([output.predicted(sums + base) for output in ensemble.outputs])
+
+
+Judge = Callable[[list[np.ndarray]], float]
+"""What is predicted of each output, shares of classes (n, C) or numbers (n,), to a score."""
+
+
+def _judge(seen: SeenTrees, y: np.ndarray, scoring: str | None, weight: np.ndarray | None) -> Judge:
+    several = len(seen.ensemble.outputs) > 1
+    if several and scoring is not None:
+        raise ConfigError(f"scoring={scoring!r}: of several outputs only accuracy and R², their mean, are known")
     if scoring is None and seen.of_classes:
-        codes = np.searchsorted(model.classes_, y)  # scikit-learn's accuracy compares names, which takes longer
+        return _mean_accuracy(seen, y, weight)
+    if several:
+        return lambda predicted: float(r2_score(y, np.column_stack(predicted), sample_weight=weight))
+    return lambda predicted: _scored(seen, _double(seen, predicted[0]), y, scoring, weight)
 
-        def accuracy(sums: np.ndarray) -> float:
-            shares, _ = _predictions(ensemble, sums + base)
-            assert shares is not None
-            return float(np.average(shares.argmax(1) == codes, weights=weight))
 
-        return accuracy
+def _mean_accuracy(seen: SeenTrees, y: np.ndarray, weight: np.ndarray | None) -> Judge:
+    columns = y.reshape(len(y), -1)
+    # scikit-learn's accuracy compares names, which takes longer
+    codes = [np.searchsorted(classes, columns[:, output]) for output, classes in enumerate(seen.classes)]
 
-    def score(sums: np.ndarray) -> float:
-        return _scored(seen, double.of(*_predictions(ensemble, sums + base)), y, scoring, weight)
+    def judge(predicted: list[np.ndarray]) -> float:
+        right = [shares.argmax(1) == own for shares, own in zip(predicted, codes, strict=True)]
+        return float(np.mean([np.average(one, weights=weight) for one in right]))
 
-    return score
+    return judge
+
+
+def _double(seen: SeenTrees, predicted: np.ndarray) -> _Sums:
+    """A model that predicts these shares of classes, or these numbers."""
+    if not seen.of_classes:
+        return _NumberSums().of(None, predicted)
+    return _ClassSums(seen.model.classes_).of(predicted, None)
 
 
 def _scored(seen: SeenTrees, double: _Sums, y: np.ndarray, scoring: str | None, weight: np.ndarray | None) -> float:
@@ -179,16 +211,30 @@ def _check_predictions(seen: SeenTrees, given: Any, margins: np.ndarray) -> None
     model = seen.model
     if hasattr(model, "save_raw"):
         raise DataError("a bare XGBoost Booster does not say what its margins mean; give its estimator")
-    shares, numbers = _predictions(seen.ensemble, margins)
-    theirs = np.asarray(model.predict(given) if shares is None else model.predict_proba(given), np.float64)
-    ours = numbers if shares is None else shares
-    assert ours is not None
-    apart = 1e-4 * max(float(np.abs(theirs).max()), 1e-300)
-    if theirs.shape != ours.shape or not np.allclose(ours, theirs, rtol=1e-4, atol=apart):
+    ours, theirs = [output.predicted(margins) for output in seen.ensemble.outputs], _told(seen, given)
+    if len(ours) != len(theirs) or not all(map(_are_equal, ours, theirs)):
         raise DataError(
             f"a {type(model).__name__} whose predictions are not made of its trees' sums in a known way "
             "(an objective, or columns of categories, that cannot be followed) cannot be shuffled"
         )
+
+
+def _told(seen: SeenTrees, given: Any) -> list[np.ndarray]:
+    """What the model itself says of each output."""
+    told = seen.model.predict_proba(given) if seen.of_classes else seen.model.predict(given)
+    if isinstance(told, list):
+        return told
+    if len(seen.ensemble.outputs) == 1:
+        return [told]
+    columns = list(np.asarray(told, np.float64).T)
+    # of labels that may stand beside each other, XGBoost tells the share of the second of two classes
+    return [np.column_stack([1 - column, column]) for column in columns] if seen.of_classes else columns
+
+
+def _are_equal(ours: np.ndarray, theirs: np.ndarray) -> bool:
+    theirs = np.asarray(theirs, np.float64)
+    apart = 1e-4 * max(float(np.abs(theirs).max()), 1e-300)
+    return theirs.shape == ours.shape and np.allclose(ours, theirs, rtol=1e-4, atol=apart)
 
 
 def _named_scorer(seen: SeenTrees, scoring: str | None) -> Any:
@@ -196,39 +242,6 @@ def _named_scorer(seen: SeenTrees, scoring: str | None) -> Any:
         return get_scorer(scoring or seen.scoring)
     except ValueError as error:
         raise ConfigError(f"scoring={scoring!r}: not among scikit-learn's scorers") from error
-
-
-def _predictions(ensemble: Ensemble, margins: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Probabilities of classes, or numbers."""
-    if ensemble.link == "shares":
-        return margins / ensemble.trees.n_trees, None
-    if ensemble.link == "mean":
-        return None, margins[:, 0] / ensemble.trees.n_trees
-    if ensemble.link == "logits":
-        if margins.shape[1] == 1:
-            second = 1 / (1 + np.exp(-margins[:, 0]))
-            return np.column_stack([1 - second, second]), None
-        powers = np.exp(margins - margins.max(1, keepdims=True))
-        return powers / powers.sum(1, keepdims=True), None
-    return None, np.exp(margins[:, 0]) if ensemble.link == "exponential" else margins[:, 0]
-
-
-def _several_outputs(seen: SeenTrees, y: np.ndarray, scoring: str | None, weight: np.ndarray | None) -> Scorer:
-    """The mean over outputs of accuracy, or of R²."""
-    if scoring is not None:
-        raise ConfigError(f"scoring={scoring!r}: of several outputs only accuracy and R², their mean, are known")
-    n_outputs = y.shape[1]
-
-    def score(sums: np.ndarray) -> float:
-        shares = sums.reshape(len(y), n_outputs, -1) / seen.ensemble.trees.n_trees
-        if seen.of_classes:
-            found = [np.asarray(seen.model.classes_[o])[shares[:, o].argmax(1)] == y[:, o] for o in range(n_outputs)]
-            return float(np.mean(np.average(found, axis=1, weights=weight)))
-        mean = np.average(y, axis=0, weights=weight)
-        wrong, spread = (np.average(part**2, axis=0, weights=weight) for part in (shares[:, :, 0] - y, y - mean))
-        return float(np.mean(1 - wrong / spread))
-
-    return score
 
 
 def chance_of(
@@ -241,10 +254,5 @@ def chance_of(
 ) -> float:
     """The score on `y` of a model that says the same of every row: shares of the classes, or the mean, of `known`."""
     says = np.average(seen.target(known, "y").values, axis=0, weights=known_weight)
-    if len(says) > 1:
-        sums = np.tile(says.reshape(1, -1), (len(y), 1)) * seen.ensemble.trees.n_trees
-        return _several_outputs(seen, y, scoring, weight)(sums)
-    double = _ClassSums(seen.model.classes_) if seen.of_classes else _NumberSums()
-    constant = np.tile(says[0], (len(y), 1))
-    told = double.of(constant, None) if seen.of_classes else double.of(None, constant[:, 0])
-    return _scored(seen, told, y, scoring, weight)
+    constant = [np.tile(one, (len(y), 1)) if seen.of_classes else np.full(len(y), one[0]) for one in says]
+    return _judge(seen, y, scoring, weight)(constant)

@@ -6,6 +6,9 @@ of the training that is the usual definition: the mean loss at a node is its Gin
 On other rows, unlike impurities counted anew, it is honest: a split that only fitted noise makes it worse, so its
 decrease is below zero (the same idea as MDI-oob, arXiv 1906.10845, and UFI, arXiv 1903.05179).
 
+Of several outputs of y the impurity is the mean of theirs, as in scikit-learn's forests. A tree that was grown for one
+output of a boosted ensemble says nothing of the others: its splits change that output's impurity alone, in that mean.
+
 Shapes: n rows, O outputs, C classes (1 of numbers).
 """
 
@@ -16,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from transfuse.trees.ensemble import Learned, Trees
+from transfuse.trees.ensemble import EVERY, Learned, Trees
 from transfuse.trees.walk import gathered
 
 Measure = Literal["gini", "information", "variance"]
@@ -46,12 +49,12 @@ def learned_from(trees: Trees, X: np.ndarray, target: Target, weights: np.ndarra
         return Learned(weight, sums / full, row=np.full(len(weight), used))
     mean = sums[:, :, 1:2] / full
     lost = sums[:, :, 2] - sums[:, :, 1] * mean[:, :, 0]
-    return Learned(weight, mean + centre, lost.mean(1))
+    return Learned(weight, mean + centre, _over_outputs(trees, lost))
 
 
 def training_decrease(trees: Trees, learned: Learned, measure: Measure, *, each: bool) -> np.ndarray:
     """Importance on the training rows, summing to 1. With `each`, every tree counts the same, as in a forest."""
-    found = _per_tree(trees, _learned_loss(learned, measure))
+    found = _per_tree(trees, _learned_loss(trees, learned, measure))
     totals = found.sum(1)
     if each:
         found = found[totals > 0] / totals[totals > 0, None]
@@ -78,7 +81,7 @@ def rows_decrease(
     reached = sums.sum(2).mean(1)[roots] if target.of_classes else sums[:, :, 0].mean(1)[roots]
     found: dict[Measure, np.ndarray] = {}
     for measure in target.measures:
-        spent = _per_tree(trees, _learned_loss(learned, measure)) / learned.weight[roots, None]
+        spent = _per_tree(trees, _learned_loss(trees, learned, measure)) / learned.weight[roots, None]
         gained = _per_tree(trees, _loss(trees, learned, sums, measure, centre)) / np.maximum(reached, 1e-300)[:, None]
         totals = spent.sum(1)
         used = (totals > 0) & (reached > 0)
@@ -105,13 +108,23 @@ def _sums(trees: Trees, X: np.ndarray, target: Target, weights: np.ndarray | Non
     return flat.reshape(len(flat), *values.shape[1:])
 
 
-def _learned_loss(learned: Learned, measure: Measure) -> np.ndarray:
+def _over_outputs(trees: Trees, lost: np.ndarray) -> np.ndarray:
+    """The mean over outputs of what nodes lose of each (nodes, O), where others than a tree's own count as nothing."""
+    mean: np.ndarray = lost.mean(1)
+    if trees.grown_for is None:
+        return mean
+    own = trees.grown_for[trees.tree_of]
+    return np.where(own == EVERY, mean, lost[np.arange(len(lost)), own] / lost.shape[1])
+
+
+def _learned_loss(trees: Trees, learned: Learned, measure: Measure) -> np.ndarray:
     """Loss of the training rows at each node, summed over them."""
     p = learned.says
     if measure == "gini":
-        return learned.weight * (1 - (p**2).sum(2)).mean(1)
+        return learned.weight * _over_outputs(trees, 1 - (p**2).sum(2))
     if measure == "information":
-        return learned.weight * -np.where(p > 0, p * np.log2(np.where(p > 0, p, 1)), 0).sum(2).mean(1)
+        bits = -np.where(p > 0, p * np.log2(np.where(p > 0, p, 1)), 0).sum(2)
+        return learned.weight * _over_outputs(trees, bits)
     assert learned.lost is not None, "numbers come with their squared distances"
     return learned.lost
 
@@ -120,16 +133,17 @@ def _loss(trees: Trees, learned: Learned, sums: np.ndarray, measure: Measure, ce
     """Loss of other rows at each node, summed over them."""
     p = learned.says
     if measure == "gini":
-        return ((sums * (1 - 2 * p)).sum(2) + sums.sum(2) * (p**2).sum(2)).mean(1)
+        return _over_outputs(trees, (sums * (1 - 2 * p)).sum(2) + sums.sum(2) * (p**2).sum(2))
     if measure == "information":
         # one row that is as all rows are, or a class a node never saw would cost infinitely much
         roots = trees.roots[:-1][trees.tree_of]
         weight = learned.weight[:, None, None]
         row = 1.0 if learned.row is None else learned.row[:, None, None]
         shares = (weight * p + row * p[roots]) / (weight + row)
-        return -np.where(sums > 0, sums * np.log2(np.where(shares > 0, shares, 2.0**-53)), 0).sum(2).mean(1)
+        bits = -np.where(sums > 0, sums * np.log2(np.where(shares > 0, shares, 2.0**-53)), 0).sum(2)
+        return _over_outputs(trees, bits)
     mean = p[:, :, 0] - centre[:, 0]
-    return (sums[:, :, 2] - 2 * mean * sums[:, :, 1] + mean**2 * sums[:, :, 0]).mean(1)
+    return _over_outputs(trees, sums[:, :, 2] - 2 * mean * sums[:, :, 1] + mean**2 * sums[:, :, 0])
 
 
 def _per_tree(trees: Trees, lost: np.ndarray) -> np.ndarray:

@@ -7,11 +7,15 @@ where the node says. Trees give numbers at their leaves, which are summed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from transfuse.errors import DataError
+
 LEAF = -1
+EVERY = -1
+"""In place of an output of y: all of them."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class Trees:
     `left` and `right` (nodes), `missing_left`, `categories` (a row of `sets`, or -1 where the split is of numbers),
     `gain` as the library reports it, and `values` (nodes, V), which at a leaf of tree t are added to outputs
     `outputs[t]` to `outputs[t]` + V. `learned` is what nodes saw in training, where the library tells. Values are
-    compared as float32 where `single`.
+    compared as float32 where `single`. `grown_for` is the output of y that each tree was grown for and speaks of, or
+    EVERY; where it is None, all trees were grown for every output.
     """
 
     n_features: int
@@ -51,6 +56,7 @@ class Trees:
     gain: np.ndarray
     single: bool
     learned: Learned | None = None
+    grown_for: np.ndarray | None = None
 
     @property
     def n_trees(self) -> int:
@@ -98,6 +104,7 @@ class Nodes:
     sets: np.ndarray | None = None
     learned: Learned | None = None
     output: int = 0
+    grown_for: int = EVERY
 
 
 def joined(trees: Sequence[Nodes], n_features: int, *, single: bool) -> Trees:
@@ -108,6 +115,7 @@ def joined(trees: Sequence[Nodes], n_features: int, *, single: bool) -> Trees:
     width = max(one.shape[1] for one in sets)
     first_sets = np.concatenate([[0], np.cumsum([len(one) for one in sets])])
     inner = [tree.feature != LEAF for tree in trees]
+    grown_for = np.array([tree.grown_for for tree in trees])
     kinds = [
         np.full(n, -1) if tree.categories is None else tree.categories for tree, n in zip(trees, sizes, strict=True)
     ]
@@ -137,6 +145,34 @@ def joined(trees: Sequence[Nodes], n_features: int, *, single: bool) -> Trees:
         gain=flat([tree.gain for tree in trees], np.float64),
         single=single,
         learned=_joined_learned(learned) if len(learned) == len(trees) else None,
+        grown_for=None if (grown_for == EVERY).all() else grown_for,
+    )
+
+
+def side_by_side(parts: Sequence[Trees]) -> Trees:
+    """Trees of several models, each grown for an output of y of its own, its sums behind those of the one before.
+
+    Raises DataError for leaves that do not hold equally many numbers.
+    """
+    widths = sorted({part.values.shape[1] for part in parts})
+    if len(widths) > 1:
+        raise DataError(f"trees with {widths[0]} numbers a leaf cannot be read beside trees with {widths[-1]}")
+    # each model's nodes are moved as those of one tree are
+    whole = joined(
+        [
+            Nodes(p.feature, p.threshold, p.left, p.right, p.missing_left, p.values, p.gain, p.categories, p.sets)
+            for p in parts
+        ],
+        parts[0].n_features,
+        single=parts[0].single,
+    )
+    first_sums = np.cumsum([0, *(part.n_outputs for part in parts)])
+    roots = [part.roots[:-1] + by for part, by in zip(parts, whole.roots, strict=False)]
+    return replace(
+        whole,
+        roots=np.concatenate([*roots, whole.roots[-1:]]),
+        outputs=np.concatenate([part.outputs + by for part, by in zip(parts, first_sums, strict=False)]),
+        grown_for=np.repeat(np.arange(len(parts)), [part.n_trees for part in parts]),
     )
 
 

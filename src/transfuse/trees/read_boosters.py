@@ -3,62 +3,104 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from transfuse.errors import DataError
-from transfuse.trees.ensemble import LEAF, Nodes, Trees, as_set, joined
+from transfuse.trees.ensemble import EVERY, LEAF, Nodes, Trees, as_set, joined
 
 XGBOOST_LOGARITHMS = ("count:poisson", "reg:gamma", "reg:tweedie")
+XGBOOST_OF_ONE_COLUMN = ("reg:quantileerror", "reg:expectileerror")
+"""Objectives whose several outputs all speak of the same column of y."""
 LIGHTGBM_LOGARITHMS = ("poisson", "gamma", "tweedie")
 
 
-def xgboost_trees(booster: Any) -> tuple[Trees, bool]:
-    """The trees of a booster, and whether their sum is a logarithm.
+@dataclass(frozen=True)
+class Boosted:
+    """Trees of a booster and what it tells of their sums: how many columns of y they are for, whether they are
+    `logarithms` or logits of each class `against_all` others, and the `divisor` of logits."""
 
-    Raises DataError for linear models and leaves of vectors.
+    trees: Trees
+    logarithms: bool
+    n_targets: int = 1
+    against_all: bool = False
+    divisor: float = 1.0
+
+
+def xgboost_trees(booster: Any) -> Boosted:
+    """The trees of a booster.
+
+    Raises DataError for linear models, dropped trees, and several quantiles of one column of y.
     """
     learner = json.loads(bytes(booster.save_raw("json")))["learner"]
     kind = learner["gradient_booster"]["name"]
     if kind != "gbtree":
         raise DataError(f"an XGBoost model with booster={kind!r} cannot be read; gbtree can")
+    objective = learner["objective"]["name"]
+    n_targets = max(1, int(learner["learner_model_param"].get("num_target", 1)))
+    if n_targets > 1 and objective in XGBOOST_OF_ONE_COLUMN:
+        raise DataError(f"an XGBoost model with {n_targets} outputs of objective={objective!r} cannot be read; one can")
     content = learner["gradient_booster"]["model"]
-    found = []
-    for tree, output in zip(content["trees"], content["tree_info"], strict=True):
-        if int(tree["tree_param"]["size_leaf_vector"]) > 1:
-            raise DataError("an XGBoost model with vector leaves (multi_output_tree) cannot be read")
-        left, right = (np.array(tree[name]) for name in ("left_children", "right_children"))
-        split = left >= 0
-        numbers = np.array(tree["split_conditions"], np.float32)
-        kinds = np.full(len(left), -1)
-        sets = []
-        starts, sizes = tree.get("categories_segments", []), tree.get("categories_sizes", [])
-        for row, (node, start, size) in enumerate(zip(tree.get("categories_nodes", []), starts, sizes, strict=True)):
-            kinds[node] = row
-            sets.append(as_set(tree["categories"][start : start + size]))
-        # it goes left below the threshold, and right where the category is in the set; here left is "at most" and "in"
-        categorical = kinds >= 0
-        found.append(
-            Nodes(
-                feature=np.where(split, tree["split_indices"], LEAF),
-                threshold=np.nextafter(numbers, np.float32(-np.inf)).astype(np.float64),
-                left=np.where(categorical, right, left),
-                right=np.where(categorical, left, right),
-                missing_left=np.array(tree["default_left"], bool) ^ categorical,
-                values=np.where(split, 0.0, numbers)[:, None],
-                gain=np.where(split, tree["loss_changes"], 0.0),
-                categories=kinds,
-                sets=_stacked(sets),
-                output=output,
-            )
-        )
+    width = max((_vector(tree) for tree in content["trees"]), default=1)
+    found = [
+        _xgboost_nodes(tree, output, n_targets, width)
+        for tree, output in zip(content["trees"], content["tree_info"], strict=True)
+    ]
     n_features = int(learner["learner_model_param"]["num_feature"])
-    return joined(found, n_features, single=True), learner["objective"]["name"] in XGBOOST_LOGARITHMS
+    return Boosted(joined(found, n_features, single=True), objective in XGBOOST_LOGARITHMS, n_targets)
 
 
-def lightgbm_trees(booster: Any) -> tuple[Trees, bool]:
-    """The trees of a booster, and whether their sum is a logarithm.
+def _vector(tree: dict[str, Any]) -> int:
+    """How many numbers a leaf of XGBoost's holds."""
+    return max(1, int(tree["tree_param"]["size_leaf_vector"]))
+
+
+def _xgboost_nodes(tree: dict[str, Any], output: int, n_targets: int, width: int) -> Nodes:
+    left, right = (np.array(tree[name]) for name in ("left_children", "right_children"))
+    split = left >= 0
+    numbers = np.array(tree["split_conditions"], np.float32)
+    kinds = np.full(len(left), -1)
+    sets = []
+    starts, sizes = tree.get("categories_segments", []), tree.get("categories_sizes", [])
+    for row, (node, start, size) in enumerate(zip(tree.get("categories_nodes", []), starts, sizes, strict=True)):
+        kinds[node] = row
+        sets.append(as_set(tree["categories"][start : start + size]))
+    # it goes left below the threshold, and right where the category is in the set; here left is "at most" and "in"
+    categorical = kinds >= 0
+    return Nodes(
+        feature=np.where(split, tree["split_indices"], LEAF),
+        threshold=np.nextafter(numbers, np.float32(-np.inf)).astype(np.float64),
+        left=np.where(categorical, right, left),
+        right=np.where(categorical, left, right),
+        missing_left=np.array(tree["default_left"], bool) ^ categorical,
+        values=_xgboost_values(tree, split, output, width),
+        # XGBoost records no gain of vectors before 3.2
+        gain=np.where(split, tree.get("loss_changes", np.nan), 0.0),
+        categories=kinds,
+        sets=_stacked(sets),
+        output=output if width == 1 else 0,
+        grown_for=output if n_targets > 1 and _vector(tree) == 1 else EVERY,
+    )
+
+
+def _xgboost_values(tree: dict[str, Any], split: np.ndarray, output: int, width: int) -> np.ndarray:
+    """What leaves add to the sums (nodes, width); one number a leaf is that of `output`, where others hold vectors."""
+    values = np.zeros((len(split), width))
+    if _vector(tree) == 1:
+        numbers = np.array(tree["split_conditions"], np.float32)
+        values[~split, output if width > 1 else 0] = numbers[~split]
+    elif "leaf_weights" in tree:  # since 3.2, and the right child of a leaf says where
+        weights = np.array(tree["leaf_weights"], np.float32).reshape(-1, width)
+        values[~split] = weights[np.array(tree["right_children"])[~split]]
+    else:
+        values[~split] = np.array(tree["base_weights"], np.float32).reshape(-1, width)[~split]
+    return values
+
+
+def lightgbm_trees(booster: Any) -> Boosted:
+    """The trees of a booster.
 
     Raises DataError for linear trees, zeros taken as missing, and forests.
     """
@@ -71,8 +113,15 @@ def lightgbm_trees(booster: Any) -> tuple[Trees, bool]:
         nodes = _lightgbm_nodes(tree["tree_structure"])
         nodes.output = number % n_outputs
         found.append(nodes)
-    objective = content.get("objective", "").split(" ")[0]
-    return joined(found, content["max_feature_idx"] + 1, single=False), objective in LIGHTGBM_LOGARITHMS
+    trees = joined(found, content["max_feature_idx"] + 1, single=False)
+    objective, *settings = content.get("objective", "").split(" ")  # as "multiclassova num_class:3 sigmoid:1"
+    told = dict(setting.split(":") for setting in settings if ":" in setting)
+    return Boosted(
+        trees,
+        objective in LIGHTGBM_LOGARITHMS,
+        against_all=objective == "multiclassova",
+        divisor=1 / float(told.get("sigmoid", 1)),
+    )
 
 
 def _lightgbm_nodes(root: dict[str, Any]) -> Nodes:
