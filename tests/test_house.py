@@ -33,10 +33,10 @@ MAY_IMPORT = {
     "training": {"errors", "config", "durable", "data", "nn", "models", "pretrained", "regrouping"},
     "estimators": {
         *("errors", "config", "durable", "data", "nn", "models", "metrics"),
-        *("generation", "pretrained", "regrouping", "training"),
+        *("generation", "pretrained", "regrouping", "training", "trees"),
     },
 }
-MAY_IMPORT["reports"] = MAY_IMPORT["estimators"] | {"estimators", "trees", "strings"}
+MAY_IMPORT["reports"] = MAY_IMPORT["estimators"] | {"estimators", "strings"}
 
 
 def room_of(path: Path) -> str:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AlignmentComparison": "transfuse.reports.alignments",
     "AnsweringConfig": "transfuse.estimators.question_answerer",
+    "AugmentationConfig": "transfuse.data.augmentation",
     "BertConfig": "transfuse.models.bert",
     "Candidate": "transfuse.estimators.candidate",
     "CheckpointError": "transfuse.errors",
@@ -25,13 +27,18 @@ _HOMES = {
     "DistinctStream": "transfuse.strings.longest",
     "Entity": "transfuse.estimators.token_tagger",
     "FoundAnswer": "transfuse.estimators.question_answerer",
+    "FusionConfig": "transfuse.models.fusion",
     "GenerationError": "transfuse.errors",
+    "ImageConfig": "transfuse.data.images",
     "Importance": "transfuse.reports.importance",
     "Inspection": "transfuse.reports.inspection",
     "LanguageModel": "transfuse.estimators.language_model",
     "Loop": "transfuse.generation.loops",
     "MaskingConfig": "transfuse.data.masking",
+    "ModalityReport": "transfuse.reports.modalities",
     "ModelDirectoryError": "transfuse.errors",
+    "MultimodalClassifier": "transfuse.estimators.multimodal_classifier",
+    "MultimodalRegressor": "transfuse.estimators.multimodal_regressor",
     "NextSentenceAblation": "transfuse.estimators.ablation",
     "Pairs": "transfuse.data.pairs",
     "QuestionAnswerer": "transfuse.estimators.question_answerer",
@@ -42,6 +49,7 @@ _HOMES = {
     "SearchConfig": "transfuse.generation.config",
     "Seq2Seq": "transfuse.estimators.seq2seq",
     "Seq2SeqConfig": "transfuse.models.seq2seq",
+    "SoundConfig": "transfuse.data.sounds",
     "Tagged": "transfuse.data.tags",
     "TextClassifier": "transfuse.estimators.text_classifier",
     "TextEncoder": "transfuse.estimators.text_encoder",
@@ -49,16 +57,19 @@ _HOMES = {
     "TokenTagger": "transfuse.estimators.token_tagger",
     "TokenVectors": "transfuse.estimators.text_encoder",
     "TokenizerConfig": "transfuse.data.tokenizer",
+    "TowersConfig": "transfuse.models.towers",
     "TrainingConfig": "transfuse.training.config",
     "TrainingDiverged": "transfuse.errors",
     "TrainingInterrupted": "transfuse.errors",
     "TransfuseError": "transfuse.errors",
     "TruncatedWarning": "transfuse.errors",
+    "UnreadableWarning": "transfuse.errors",
     "UnseenCharactersWarning": "transfuse.errors",
     "WordPieceConfig": "transfuse.data.wordpiece",
     "ablate_next_sentence": "transfuse.estimators.ablation",
     "all_longest_distinct": "transfuse.strings.longest",
     "compare": "transfuse.reports.compare",
+    "compare_alignments": "transfuse.reports.alignments",
     "expand_heads": "transfuse.estimators.regroup",
     "forest_importance": "transfuse.reports.forest",
     "inspect": "transfuse.reports.inspection",
@@ -66,6 +77,7 @@ _HOMES = {
     "load": "transfuse.estimators.directory",
     "longest_distinct": "transfuse.strings.longest",
     "longest_distinct_rows": "transfuse.strings.longest",
+    "modality_report": "transfuse.reports.modalities",
     "read_columns": "transfuse.data.pairs",
     "read_pairs": "transfuse.data.pairs",
     "read_questions": "transfuse.data.questions",
@@ -78,7 +90,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "AlignmentComparison",
     "AnsweringConfig",
+    "AugmentationConfig",
     "BertConfig",
     "Candidate",
     "CheckpointError",
@@ -92,13 +106,18 @@ __all__ = [
     "DistinctStream",
     "Entity",
     "FoundAnswer",
+    "FusionConfig",
     "GenerationError",
+    "ImageConfig",
     "Importance",
     "Inspection",
     "LanguageModel",
     "Loop",
     "MaskingConfig",
+    "ModalityReport",
     "ModelDirectoryError",
+    "MultimodalClassifier",
+    "MultimodalRegressor",
     "NextSentenceAblation",
     "Pairs",
     "QuestionAnswerer",
@@ -109,6 +128,7 @@ __all__ = [
     "SearchConfig",
     "Seq2Seq",
     "Seq2SeqConfig",
+    "SoundConfig",
     "Tagged",
     "TextClassifier",
     "TextEncoder",
@@ -116,16 +136,19 @@ __all__ = [
     "TokenTagger",
     "TokenVectors",
     "TokenizerConfig",
+    "TowersConfig",
     "TrainingConfig",
     "TrainingDiverged",
     "TrainingInterrupted",
     "TransfuseError",
     "TruncatedWarning",
+    "UnreadableWarning",
     "UnseenCharactersWarning",
     "WordPieceConfig",
     "ablate_next_sentence",
     "all_longest_distinct",
     "compare",
+    "compare_alignments",
     "expand_heads",
     "forest_importance",
     "inspect",
@@ -133,6 +156,7 @@ __all__ = [
     "load",
     "longest_distinct",
     "longest_distinct_rows",
+    "modality_report",
     "read_columns",
     "read_pairs",
     "read_questions",
@@ -145,10 +169,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from transfuse.data.augmentation import AugmentationConfig
     from transfuse.data.corpus import Corpus
+    from transfuse.data.images import ImageConfig
     from transfuse.data.masking import MaskingConfig
     from transfuse.data.pairs import Pairs, read_columns, read_pairs, read_sources
     from transfuse.data.questions import Questions, read_questions
+    from transfuse.data.sounds import SoundConfig
     from transfuse.data.tables import read_table
     from transfuse.data.tags import Tagged, read_tags
     from transfuse.data.tokenizer import TokenizerConfig
@@ -164,12 +191,15 @@ if TYPE_CHECKING:
         TrainingInterrupted,
         TransfuseError,
         TruncatedWarning,
+        UnreadableWarning,
         UnseenCharactersWarning,
     )
     from transfuse.estimators.ablation import NextSentenceAblation, ablate_next_sentence
     from transfuse.estimators.candidate import Candidate
     from transfuse.estimators.directory import kind_of, load
     from transfuse.estimators.language_model import LanguageModel
+    from transfuse.estimators.multimodal_classifier import MultimodalClassifier
+    from transfuse.estimators.multimodal_regressor import MultimodalRegressor
     from transfuse.estimators.question_answerer import AnsweringConfig, FoundAnswer, QuestionAnswerer
     from transfuse.estimators.regroup import expand_heads, regroup, uptrain
     from transfuse.estimators.seq2seq import Seq2Seq
@@ -182,12 +212,16 @@ if TYPE_CHECKING:
     from transfuse.metrics.text_scores import Score
     from transfuse.models.bert import BertConfig
     from transfuse.models.decoder import DecoderConfig
+    from transfuse.models.fusion import FusionConfig
     from transfuse.models.seq2seq import Seq2SeqConfig
+    from transfuse.models.towers import TowersConfig
+    from transfuse.reports.alignments import AlignmentComparison, compare_alignments
     from transfuse.reports.compare import compare
     from transfuse.reports.comparison import Comparison
     from transfuse.reports.forest import forest_importance
     from transfuse.reports.importance import Importance, tree_importance
     from transfuse.reports.inspection import Inspection, inspect
+    from transfuse.reports.modalities import ModalityReport, modality_report
     from transfuse.strings.longest import (
         Distinct,
         DistinctStream,

@@ -81,3 +81,7 @@ class UnseenCharactersWarning(UserWarning):
 
 class TruncatedWarning(UserWarning):
     """Input was longer than the model's limit and was cut."""
+
+
+class UnreadableWarning(UserWarning):
+    """Files that rows name could not be read, and the rows are used without them or left out."""

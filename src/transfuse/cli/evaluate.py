@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from transfuse.cli.fit_multimodal import read_rows
 from transfuse.cli.options import (
     AsJson,
     Beams,
@@ -40,6 +41,8 @@ USED: dict[str, set[str]] = {
     "TextRegressor": {"--source", "--second", "--target", "--skip-bad-rows"},
     "TokenTagger": {"--token-column", "--tag-column"},
     "QuestionAnswerer": {"--mismatched"},
+    "MultimodalClassifier": {"--target", "--skip-bad-rows"},
+    "MultimodalRegressor": {"--target", "--skip-bad-rows"},
 }
 """Options that mean something to each kind of model."""
 
@@ -90,6 +93,13 @@ def evaluate(
         X, labels = read_labelled(data, source, second, target, skip_bad_rows)
         model = load_model(directory, device)
         scores, about = model.evaluate(X, _as_learned(model, labels)), {"rows": len(X)}
+    elif kind.startswith("Multimodal"):
+        if target is None:
+            raise ConfigError(f"--target: {directory} is scored against a column of the table, which has to be named")
+        table = one_file(data)
+        frame, labels = read_rows(table, target, skip_bad_rows)
+        model = load_model(directory, device).set_params(files=table.parent)
+        scores, about = model.evaluate(frame, labels), {"rows": len(frame)}
     elif kind == "TokenTagger":
         tagged = read_tags(data, token_column, tag_column)
         scores, about = load_model(directory, device).evaluate(tagged.X, tagged.y), {"rows": len(tagged)}

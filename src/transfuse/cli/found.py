@@ -27,6 +27,9 @@ def print_found(
     directory: Path, data: str, source: str | None, second: str | None, as_json: bool, device: str | None
 ) -> None:
     """What the model says of each row of `data`, one a line."""
+    if kind_of(directory).startswith("Multimodal"):
+        _print_rows(directory, Path(data), as_json, device)
+        return
     ids: list[str] = []
     rows: list[Any]
     if kind_of(directory) == "QuestionAnswerer" and source is None and second is None and _QUESTIONS.search(data):
@@ -40,6 +43,17 @@ def print_found(
         if ids:
             given["id"] = ids[number]
         typer.echo(json.dumps({**given, **record}, ensure_ascii=False) if as_json else text)
+
+
+def _print_rows(directory: Path, table: Path, as_json: bool, device: str | None) -> None:
+    """What the model says of each row of a table, whose files lie beside it."""
+    from transfuse import read_table
+
+    frame = read_table(table)
+    model = load_model(directory, device)
+    model.set_params(files=table.parent)
+    for row, (text, record) in enumerate(_classes(model, frame), start=1):
+        typer.echo(json.dumps({"row": row, **record}, ensure_ascii=False) if as_json else text)
 
 
 def _lines(model: Any, rows: list[Any]) -> Iterator[Line]:
@@ -68,7 +82,7 @@ def _tags(model: Any, rows: list[str]) -> Iterator[Line]:
         yield "\t".join(f"{word}/{tag}" for word, tag in zip(row, tags, strict=True)), {"tokens": row, "tags": tags}
 
 
-def _classes(model: Any, rows: list[Any]) -> Iterator[Line]:
+def _classes(model: Any, rows: Any) -> Iterator[Line]:
     found = model.predict(rows).tolist()
     if not hasattr(model, "predict_proba"):
         yield from ((str(one), {"output": one}) for one in found)

@@ -17,6 +17,7 @@ import typer
 from transfuse.cli.evaluate import evaluate
 from transfuse.cli.fine_tune import fit_answer, fit_classify, fit_tag
 from transfuse.cli.fit import fit_app
+from transfuse.cli.fit_multimodal import fit_multimodal
 from transfuse.cli.fit_text import fit_encode
 from transfuse.cli.importance import importance
 from transfuse.cli.longest import longest
@@ -37,6 +38,7 @@ fit_app.command("encode")(fit_encode)
 fit_app.command("classify")(fit_classify)
 fit_app.command("tag")(fit_tag)
 fit_app.command("answer")(fit_answer)
+fit_app.command("multimodal")(fit_multimodal)
 app.add_typer(fit_app, name="fit")
 for command in (predict, evaluate, inspect, regroup, compare, importance, longest):
     app.command()(command)

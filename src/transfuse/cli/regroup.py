@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from transfuse.cli.fit_multimodal import new_model, read_rows, set_up
 from transfuse.cli.messages import say, stoppable
 from transfuse.cli.options import (
     AsJson,
@@ -16,6 +17,7 @@ from transfuse.cli.options import (
     Out,
     Resume,
     Seed,
+    Settings,
     SkipBadRows,
     SourceColumn,
     TargetColumn,
@@ -122,11 +124,23 @@ def regroup(
 
 def compare(
     directories: Annotated[list[Path], typer.Argument(help="Directories; the first is what others stand beside.")],
-    data: DataOption,
+    data: Annotated[
+        list[Path] | None, typer.Option("--data", help="Pairs or text, as for fit; for parallel files give it twice.")
+    ] = None,
     source: SourceColumn = None,
     target: TargetColumn = None,
     skip_bad_rows: SkipBadRows = False,
     key: Key = "text",
+    align: Annotated[
+        str | None,
+        typer.Option(help="Of one TABLE instead: train each of these alignments, as pad,trim,attend, or all."),
+    ] = None,
+    kinds: Annotated[
+        list[str] | None, typer.Option("--kind", metavar="COLUMN=KIND", help="With --align: what a column holds.")
+    ] = None,
+    number: Annotated[bool, typer.Option("--number", help="With --align: the target is a number.")] = False,
+    settings: Settings = None,
+    seed: Seed = 0,
     contexts: Annotated[
         list[int] | None, typer.Option("--context", min=1, help="Positions behind a timed step; repeatable.")
     ] = None,
@@ -134,9 +148,17 @@ def compare(
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
-    """Quality on held-out data, speed and memory of several models of one vocabulary, as a table and a report."""
+    """Quality on held-out data, speed and memory of several models of one vocabulary, as a table and a report.
+
+    With --align, of ways to bring a table's text, images, sounds and columns to one length, each trained.
+    """
     import transfuse
 
+    if align is not None:
+        _alignments(directories, align, target, kinds, number, settings, skip_bad_rows, seed, device, as_json)
+        return
+    if not data or kinds or number or settings:
+        raise ConfigError("compare takes --data; --kind, --number and --set are for --align")
     names = [str(directory) for directory in directories]
     if len(set(names)) < len(names):
         raise ConfigError(f"{' '.join(names)}: each directory once")
@@ -164,6 +186,41 @@ def _columns(
         return transfuse.Corpus(paths, key=key), None
     pairs = read_pairs(paths, source, target, skip_bad_rows)
     return pairs.sources, pairs.targets
+
+
+def _alignments(
+    tables: list[Path],
+    align: str,
+    target: str | None,
+    kinds: list[str] | None,
+    number: bool,
+    settings: list[str] | None,
+    skip_bad_rows: bool,
+    seed: int,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Train each way of aligning on one table, and print what each came to."""
+    import transfuse
+
+    if len(tables) != 1 or target is None:
+        raise ConfigError("--align is for one TABLE and its --target")
+    (table,) = tables
+    pairs = [setting.rpartition("=") for setting in kinds or []]
+    model = new_model(
+        number,
+        kinds={column: kind for column, _, kind in pairs},
+        files=table.parent,
+        device=device,
+        random_state=seed,
+        verbose=True,
+    )
+    set_up(model, settings, None, None)
+    X, y = read_rows(table, target, skip_bad_rows)
+    ways: dict[str, Any] = {} if align == "all" else {"ways": align.split(",")}
+    with stoppable():
+        found = transfuse.compare_alignments(model, X, y, **ways)
+    typer.echo(json.dumps(found.to_dict()) if as_json else found.to_text())
 
 
 def _heads(text: str) -> int | tuple[int, ...]:

@@ -8,6 +8,8 @@ from typing import get_args
 from transfuse.errors import ModelDirectoryError
 from transfuse.estimators.about import ESTIMATOR, read_about
 from transfuse.estimators.language_model import LanguageModel
+from transfuse.estimators.multimodal_classifier import MultimodalClassifier
+from transfuse.estimators.multimodal_regressor import MultimodalRegressor
 from transfuse.estimators.question_answerer import QuestionAnswerer
 from transfuse.estimators.seq2seq import Seq2Seq
 from transfuse.estimators.text_classifier import TextClassifier
@@ -19,7 +21,17 @@ from transfuse.models.decoder import DecoderConfig
 from transfuse.pretrained.directory import CONFIG, read_config, read_json
 from transfuse.pretrained.hub import local_directory
 
-Estimator = Seq2Seq | LanguageModel | TextEncoder | TextClassifier | TextRegressor | TokenTagger | QuestionAnswerer
+Estimator = (
+    Seq2Seq
+    | LanguageModel
+    | TextEncoder
+    | TextClassifier
+    | TextRegressor
+    | TokenTagger
+    | QuestionAnswerer
+    | MultimodalClassifier
+    | MultimodalRegressor
+)
 
 _ESTIMATORS: dict[str, type[Estimator]] = {kind.__name__: kind for kind in get_args(Estimator)}
 

@@ -23,26 +23,31 @@ from transfuse.durable import flush, flush_folder
 from transfuse.errors import ConfigError, ModelDirectoryError
 from transfuse.models.bert import BertConfig, BertModel
 from transfuse.models.decoder import DecoderConfig, DecoderModel
+from transfuse.models.fusion import FusionModel, MultimodalConfig
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
+from transfuse.models.towers import ImageTower, ImageTowerConfig
 from transfuse.pretrained.bart_shaped import M2M100, MARIAN
 from transfuse.pretrained.bert import BERT
 from transfuse.pretrained.family import Family
 from transfuse.pretrained.gpt2 import GPT2
 from transfuse.pretrained.llama_shaped import LLAMA, MISTRAL, QWEN2
-from transfuse.pretrained.own import OWN_DECODER, OWN_SEQ2SEQ
+from transfuse.pretrained.own import OWN_DECODER, OWN_FUSION, OWN_SEQ2SEQ
 from transfuse.pretrained.renames import to_ours, to_theirs
+from transfuse.pretrained.vit import VIT
 from transfuse.pretrained.weights import INDEX, WEIGHTS, read_weights
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 COMMITTED = ".saved"
 """Where files lie between the moment they are all written and the moment they are all in place."""
 
-Model = Seq2SeqModel | DecoderModel | BertModel
+Model = Seq2SeqModel | DecoderModel | BertModel | ImageTower | FusionModel
 
 FAMILIES: dict[type, tuple[Family[Any], ...]] = {
     Seq2SeqConfig: (MARIAN, M2M100, OWN_SEQ2SEQ),
     DecoderConfig: (LLAMA, MISTRAL, QWEN2, GPT2, OWN_DECODER),
     BertConfig: (BERT,),
+    ImageTowerConfig: (VIT,),
+    MultimodalConfig: (OWN_FUSION,),
 }
 """Every family of a kind of model, in the order in which a config looks for one that has its architecture."""
 
@@ -86,7 +91,7 @@ def save_model(
         **(says or {}),
     }
     texts = {CONFIG: json.dumps(values, indent=2), **(beside or {})}
-    if not isinstance(model, BertModel):
+    if isinstance(model, Seq2SeqModel | DecoderModel):
         texts[GENERATION] = json.dumps(_generation_values(model.config), indent=2)
     stage = folder / ".saving"
     try:

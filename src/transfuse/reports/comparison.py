@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +9,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import transfuse
-from transfuse.errors import TransfuseError
 from transfuse.metrics.text_scores import Score
+from transfuse.reports.page import (
+    html_table,
+    markdown_table,
+    new_figure,
+    page,
+    paragraph,
+    picture,
+    text_table,
+    write_page,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,15 +109,11 @@ class Comparison:
 
     def to_text(self) -> str:
         """A table for a terminal."""
-        lines = [self.header(), *self.rows()]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([*(line.rstrip() for line in table), *self._signatures()])
+        return "\n".join([*text_table(self.header(), self.rows()), *self._signatures()])
 
     def to_markdown(self) -> str:
         """The same table as Markdown."""
-        lines = [self.header(), ["---"] * len(self.header()), *self.rows()]
-        return "\n".join([*("| " + " | ".join(line) + " |" for line in lines), "", *self._signatures()])
+        return "\n".join([*markdown_table(self.header(), self.rows()), "", *self._signatures()])
 
     def to_html(self) -> str:
         """One page with tables and pictures that needs nothing beside it."""
@@ -124,41 +125,33 @@ class Comparison:
             for one in self.models
             for t in one.timings
         ]
-        pictures = [_encoded(self._quality_picture()), _encoded(self._speed_picture())]
-        return "\n".join(
+        columns = ["model", "rows", "context", "ms a step", "tokens/s", "cache bytes, measured", "computed"]
+        return page(
+            "transfuse compare",
+            " · ".join(one.name for one in self.models),
             [
-                "<!doctype html><meta charset='utf-8'><title>transfuse compare</title>",
-                "<style>body{font:15px sans-serif;margin:2em}td,th{padding:.3em .8em;text-align:right}"
-                "td:first-child,th:first-child{text-align:left}table{border-collapse:collapse}"
-                "tr{border-bottom:1px solid #ccc}</style>",
-                f"<h1>{' · '.join(html.escape(one.name) for one in self.models)}</h1>",
-                f"<p>{self.held_out_tokens:,} held-out tokens; transfuse {transfuse.__version__}, "
-                f"torch {torch.__version__}, {torch.get_num_threads()} threads.</p>",
-                _table(self.header(), self.rows()),
-                *(f"<p>{html.escape(line)}</p>" for line in self._signatures()),
-                *(f"<p><img src='data:image/png;base64,{picture}' alt=''></p>" for picture in pictures),
-                "<h2>Decoding steps</h2>",
-                _table(
-                    ["model", "rows", "context", "ms a step", "tokens/s", "cache bytes, measured", "computed"], timings
+                paragraph(
+                    f"{self.held_out_tokens:,} held-out tokens; transfuse {transfuse.__version__}, "
+                    f"torch {torch.__version__}, {torch.get_num_threads()} threads."
                 ),
-            ]
+                html_table(self.header(), self.rows()),
+                *map(paragraph, self._signatures()),
+                picture(self._quality_picture()),
+                picture(self._speed_picture()),
+                "<h2>Decoding steps</h2>",
+                html_table(columns, timings),
+            ],
         )
 
     def save(self, path: str | Path) -> Path:
         """Write `to_html`. Raises TransfuseError if the disk refuses."""
-        path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(self.to_html(), encoding="utf-8")
-        except OSError as error:
-            raise TransfuseError(f"cannot write {path}: {error.strerror}") from error
-        return path
+        return write_page(path, self.to_html())
 
     def _signatures(self) -> list[str]:
         return [f"{score.name}: {score.signature}" for score in self.models[0].scores]
 
     def _quality_picture(self) -> Figure:
-        figure, axes = _figure()
+        figure, axes = new_figure()
         for one in self.models:
             axes.plot(one.timings[-1].cache_bytes / 2**20, one.scores[0].value, "o", label=one.name)
         axes.set(xlabel="keys and values, MiB", ylabel=self.models[0].scores[0].name, xlim=(0, None))
@@ -166,7 +159,7 @@ class Comparison:
         return figure
 
     def _speed_picture(self) -> Figure:
-        figure, axes = _figure()
+        figure, axes = new_figure()
         for one in self.models:
             largest = max(timing.batch for timing in one.timings)
             points = [(t.context, t.milliseconds) for t in one.timings if t.batch == largest]
@@ -174,23 +167,3 @@ class Comparison:
         axes.set(xlabel="context", ylabel=f"ms a step of {largest} rows", ylim=(0, None))
         axes.legend()
         return figure
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return "<table>" + line(header, "th") + "".join(line(row, "td") for row in rows) + "</table>"
-
-
-def _figure() -> tuple[Figure, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _encoded(figure: Figure) -> str:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
-    return base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,62 @@
+"""Changes of training rows that leave their targets true, each a function of (seed, epoch, row)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from transfuse.config import Config
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentationConfig(Config):
+    """What is changed in training, anew every epoch.
+
+    Images are moved by at most `shift` of their side each way and, half of them, mirrored where `flip` says that this
+    leaves them what they are. Of sounds, a stretch of at most `time_mask` of the frames and one of at most `band_mask`
+    of the bands become silence (SpecAugment, arXiv 1904.08779). Each modality but one is missing in a share
+    `modality_dropout` of the rows, so that the model learns to do without.
+    """
+
+    shift: float = 0.06
+    flip: bool = False
+    time_mask: float = 0.1
+    band_mask: float = 0.1
+    modality_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        self.check_types()
+        self.check_fraction("shift", "time_mask", "band_mask", "modality_dropout")
+
+
+def change_image(pixels_CSS: np.ndarray, config: AugmentationConfig, draw: np.random.Generator) -> np.ndarray:
+    """The image moved, its edge repeated where it leaves room, and perhaps mirrored."""
+    side = pixels_CSS.shape[-1]
+    most = round(config.shift * side)
+    down, right = draw.integers(-most, most + 1, 2)
+    rows, columns = (np.clip(np.arange(side) - by, 0, side - 1) for by in (down, right))
+    if config.flip and draw.random() < 0.5:
+        columns = columns[::-1]
+    moved: np.ndarray = pixels_CSS[:, rows[:, None], columns]
+    return moved
+
+
+def change_sound(frames_TM: np.ndarray, config: AugmentationConfig, draw: np.random.Generator) -> np.ndarray:
+    """The frames, of mean 0 in every band, with a stretch of time and one of bands at that mean."""
+    frames_TM = frames_TM.copy()
+    for axis, most in ((0, config.time_mask), (1, config.band_mask)):
+        length = int(draw.integers(0, int(most * frames_TM.shape[axis]) + 1))
+        first = int(draw.integers(0, frames_TM.shape[axis] - length + 1))
+        frames_TM[
+            (slice(first, first + length), slice(None)) if axis == 0 else (slice(None), slice(first, first + length))
+        ] = 0
+    return frames_TM
+
+
+def drop_modalities(present_M: np.ndarray, rate: float, draw: np.random.Generator) -> np.ndarray:
+    """Which of the modalities that are there remain: each is dropped by itself, but at least one stays."""
+    kept: np.ndarray = present_M & (draw.random(len(present_M)) >= rate)
+    if not kept.any() and present_M.any():
+        kept[draw.choice(np.flatnonzero(present_M))] = True
+    return kept

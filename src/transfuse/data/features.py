@@ -1,0 +1,136 @@
+"""Columns of a table as a model takes them: numbers by how far they fill each of their bins, categories by number.
+
+Bins are between quantiles of the training rows, and a number is told by how far it fills each: all of those below it,
+none of those above (piecewise linear encoding, arXiv 2203.05556). What lies outside of the training rows' range is told
+as its end. A date is its day counted on, its day in the year, month and week, and its hour.
+
+Shapes: N rows, F numbers, E bins of a number, C categories.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from transfuse.data.columns import Kind, as_numbers, as_strings, known_dates, names_of
+
+BINS = 48
+MISSING, UNKNOWN, FIRST_LEVEL = 0, 1, 2
+"""Numbers of a category: nothing known, a level that training did not see, and the first that it did."""
+
+DATE_PARTS = ("day", "day of year", "day of month", "weekday", "hour")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows of a table: `numbers_NFE` in [0, 1], `known_NF`, and `codes_NC`."""
+
+    numbers_NFE: np.ndarray
+    known_NF: np.ndarray
+    codes_NC: np.ndarray
+
+    @property
+    def any_N(self) -> np.ndarray:
+        """Rows of which anything is known."""
+        found: np.ndarray = self.known_NF.any(1) | (self.codes_NC != MISSING).any(1)
+        return found
+
+
+@dataclass(frozen=True)
+class FeatureForm:
+    """What training rows said of their columns: `edges` of each number's bins (one more than bins), and the `levels` of
+    each category, the most frequent first. Columns are in the order of their names."""
+
+    edges: dict[str, list[float]] = field(default_factory=dict)
+    levels: dict[str, list[str]] = field(default_factory=dict)
+    kinds: dict[str, Kind] = field(default_factory=dict)
+
+    @classmethod
+    def learn(cls, frame: pd.DataFrame, kinds: Mapping[str, Kind], n_bins: int = BINS) -> FeatureForm:
+        """The form of the number, category and date columns of `frame`; numbers of few values have fewer bins."""
+        own = {name: kinds[name] for name in names_of(kinds, "number", "category", "date")}
+        edges = {name: _edges(numbers, n_bins) for name, numbers in _numbers(frame, own).items()}
+        levels = {}
+        for name in names_of(own, "category"):
+            counts = Counter(value for value in as_strings(frame[name]) if value is not None)
+            levels[name] = [value for value, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+        return cls(edges, levels, own)
+
+    @property
+    def names(self) -> list[str]:
+        """Of each token the column it is of: numbers (and parts of dates), then categories."""
+        return [_column(name, self.kinds) for name in (*self.edges, *self.levels)]
+
+    @property
+    def n_bins(self) -> int:
+        """The most bins that a number has."""
+        return max((len(edges) - 1 for edges in self.edges.values()), default=1)
+
+    def encode(self, frame: pd.DataFrame) -> Features:
+        """Rows of a table that has these columns. Raises DataError as `as_numbers` does."""
+        numbers = _numbers(frame, self.kinds)
+        filled = np.zeros((len(frame), len(self.edges), self.n_bins), np.float32)
+        for i, (name, edges) in enumerate(self.edges.items()):
+            low, high = np.array(edges[:-1]), np.array(edges[1:])
+            value = np.nan_to_num(numbers[name])[:, None]
+            filled[:, i, : len(low)] = np.clip((value - low) / (high - low), 0, 1)
+        known = (
+            np.stack([~np.isnan(numbers[name]) for name in self.edges], 1)
+            if self.edges
+            else np.zeros((len(frame), 0), bool)
+        )
+        filled[~known] = 0
+        codes = np.zeros((len(frame), len(self.levels)), np.int64)
+        for i, (name, levels) in enumerate(self.levels.items()):
+            number = {level: FIRST_LEVEL + place for place, level in enumerate(levels)} | {None: MISSING}
+            codes[:, i] = [number.get(value, UNKNOWN) for value in as_strings(frame[name])]
+        return Features(filled, known, codes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"edges": self.edges, "levels": self.levels, "kinds": self.kinds}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FeatureForm:
+        """The form that `to_dict` wrote."""
+        return cls(dict(values["edges"]), dict(values["levels"]), dict(values["kinds"]))
+
+
+def plain_columns(frame: pd.DataFrame, form: FeatureForm) -> np.ndarray:
+    """Numbers (and parts of dates) as they are and categories by number from 0, NaN where nothing is known or a level
+    is new, (N, F + G): what trees take."""
+    numbers = _numbers(frame, form.kinds)
+    codes = form.encode(frame).codes_NC.astype(np.float64) - FIRST_LEVEL
+    codes[codes < 0] = np.nan
+    return np.concatenate([*(numbers[name][:, None] for name in form.edges), codes], axis=1)
+
+
+def _numbers(frame: pd.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
+    """Every number by its name: columns, and the parts of dates."""
+    found = {name: as_numbers(frame[name]) for name in names_of(kinds, "number")}
+    for name in names_of(kinds, "date"):
+        dates = known_dates(frame[name])
+        day = (dates - pd.Timestamp(1970, 1, 1)) / pd.Timedelta(days=1)
+        parts = (day, dates.dt.day_of_year, dates.dt.day, dates.dt.day_of_week, dates.dt.hour + dates.dt.minute / 60)
+        found |= {
+            f"{name} ({part})": series.to_numpy(np.float64) for part, series in zip(DATE_PARTS, parts, strict=True)
+        }
+    return found
+
+
+def _edges(numbers: np.ndarray, n_bins: int) -> list[float]:
+    """Quantiles of the known ones, each once; of a constant, one bin about it."""
+    known = numbers[~np.isnan(numbers)]
+    if not len(known):
+        return [0.0, 1.0]
+    edges: Sequence[float] = np.unique(np.quantile(known, np.linspace(0, 1, n_bins + 1))).tolist()
+    return [*edges] if len(edges) > 1 else [edges[0] - 0.5, edges[0] + 0.5]
+
+
+def _column(name: str, kinds: Mapping[str, Kind]) -> str:
+    return name if name in kinds else next(column for column in kinds if name.startswith(f"{column} ("))

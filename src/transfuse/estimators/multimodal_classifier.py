@@ -1,0 +1,174 @@
+"""A class for each row of a table, whatever its columns hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.base import ClassifierMixin
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from sklearn.utils.class_weight import compute_class_weight
+
+from transfuse.data.augmentation import AugmentationConfig
+from transfuse.data.columns import Kind
+from transfuse.data.images import ImageConfig
+from transfuse.data.sounds import SoundConfig
+from transfuse.data.wordpiece import WordPieceConfig
+from transfuse.errors import DataError
+from transfuse.estimators.multimodal import MultimodalEstimator, Unreadable
+from transfuse.estimators.text_encoder import TOKENS
+from transfuse.metrics.text_scores import Score
+from transfuse.models.fusion import FusionConfig
+from transfuse.models.towers import TowersConfig
+from transfuse.training.config import TrainingConfig
+from transfuse.training.multimodal import MultimodalLoss
+
+
+class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignore[misc]
+    """Learns the class of each row of a table whose columns hold text, images, sounds, numbers, categories or dates.
+
+    `class_weight` is "balanced", or a weight for each class.
+    """
+
+    KIND = "class"
+
+    def __init__(
+        self,
+        *,
+        kinds: Mapping[str, Kind] | None = None,
+        files: str | Path = ".",
+        unreadable: Unreadable = "refuse",
+        fusion: FusionConfig = FusionConfig(),
+        towers: TowersConfig = TowersConfig(),
+        images: ImageConfig = ImageConfig(),
+        sounds: SoundConfig = SoundConfig(),
+        augmentation: AugmentationConfig = AugmentationConfig(),
+        tokenizer: WordPieceConfig = TOKENS,
+        class_weight: Mapping[Any, float] | str | None = None,
+        training: TrainingConfig | None = None,
+        validation_fraction: float = 0.1,
+        run_dir: str | Path | None = None,
+        device: str | None = None,
+        random_state: Any = 0,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            kinds=kinds,
+            files=files,
+            unreadable=unreadable,
+            fusion=fusion,
+            towers=towers,
+            images=images,
+            sounds=sounds,
+            augmentation=augmentation,
+            tokenizer=tokenizer,
+            training=training,
+            validation_fraction=validation_fraction,
+            run_dir=run_dir,
+            device=device,
+            random_state=random_state,
+            verbose=verbose,
+        )
+        self.class_weight = class_weight
+
+    def fit(
+        self,
+        X: Any,
+        y: Iterable[Any],
+        *,
+        sample_weight: Iterable[float] | None = None,
+        validation: tuple[Any, Iterable[Any]] | None = None,
+        resume: bool = False,
+    ) -> Self:
+        """Learn the classes `y` of the rows of a DataFrame (or of a 2-D array).
+
+        Judged by `validation`, or by `validation_fraction` of the rows. Raises DataError naming row and column, and
+        ConfigError for settings that contradict each other.
+        """
+        with self._unchanged_on_failure():
+            self._check_settings()
+            labels = self.targets_of(y, "y")
+            self.classes_, targets = np.unique(labels, return_inverse=True)
+            if len(self.classes_) < 2:
+                raise DataError(
+                    f"y has {len(self.classes_)} class ({self.classes_.tolist()[0]!r}); at least 2 are needed"
+                )
+            weights = None
+            if self.class_weight is not None:
+                found = compute_class_weight(self.class_weight, classes=self.classes_, y=labels)
+                weights = tuple(float(weight) for weight in found)
+            held = None if validation is None else (validation[0], self._numbered(validation[1]))
+            loss = MultimodalLoss("class", weights)
+            self._learn(X, targets, len(self.classes_), loss, held, sample_weight, resume)
+        return self
+
+    def predict_proba(self, X: Any, *, without: Sequence[str] = ()) -> np.ndarray:
+        """Probability of each class, (rows, classes); `without` names modalities to leave out."""
+        return _softmax(self._predicted(X, without))
+
+    def predict(self, X: Any, *, without: Sequence[str] = ()) -> np.ndarray:
+        """The likeliest class of each row; `without` names modalities to leave out."""
+        return self.decided(self._predicted(X, without))
+
+    def decided(self, outputs: np.ndarray) -> np.ndarray:
+        """The likeliest class of each row of logits."""
+        found: np.ndarray = self.classes_[outputs.argmax(1)]
+        return found
+
+    def score_of(self, outputs: np.ndarray, wanted: np.ndarray) -> list[Score]:
+        """Accuracy and mean F1 of the classes, and of two classes the area under the ROC curve, in percent."""
+        found = self.decided(outputs)
+        if wanted.dtype.kind != found.dtype.kind:  # a class that was never learned may be of another type
+            wanted, found = wanted.astype(str), found.astype(str)
+        f1 = 100 * float(f1_score(wanted, found, average="macro", zero_division=0))
+        accuracy = 100 * float(accuracy_score(wanted, found))
+        scores = [
+            Score("accuracy", accuracy, "sklearn.metrics.accuracy_score"),
+            Score("F1", f1, "average:macro|sklearn.metrics.f1_score"),
+        ]
+        if len(self.classes_) == 2 and set(wanted.tolist()) == set(self.classes_.tolist()):
+            area = roc_auc_score(wanted == self.classes_[1], outputs[:, 1] - outputs[:, 0])
+            scores.append(Score("ROC AUC", 100 * float(area), "sklearn.metrics.roc_auc_score"))
+        return scores
+
+    def _as_given(self, targets: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self.classes_[targets]
+        return found
+
+    def targets_of(self, y: Iterable[Any], name: str) -> np.ndarray:
+        """Classes as an array. Raises DataError naming the row of a missing one."""
+        rows = list(y.to_numpy() if hasattr(y, "to_numpy") else y)
+        missing = [row for row, label in enumerate(rows) if label is None or label is pd.NA or label != label]
+        if missing:
+            raise DataError(f"{name}[{missing[0]}] is missing")
+        if not rows:
+            raise DataError(f"{name} is empty; at least 2 rows are needed")
+        labels = np.asarray(rows)
+        if labels.ndim != 1:
+            raise DataError(f"{name} has {labels.ndim} dimensions; expected one class a row")
+        if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+            raise DataError(f"{name}[{int(np.flatnonzero(~np.isfinite(labels))[0])}] is not a finite number")
+        return labels
+
+    def _numbered(self, y: Iterable[Any]) -> np.ndarray:
+        labels = self.targets_of(y, "validation[1]")
+        known = set(self.classes_.tolist())
+        unknown = [label for label in labels.tolist() if label not in known]
+        if unknown:
+            raise DataError(f"validation[1] has {unknown[0]!r}, which is not among the classes of y")
+        return np.searchsorted(self.classes_, labels)
+
+    def _labels(self) -> dict[str, Any]:
+        return {"classes": self.classes_.tolist()}
+
+    def _take_labels(self, about: dict[str, Any]) -> None:
+        self.classes_ = np.array(about["classes"])
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    found: np.ndarray = powers / powers.sum(1, keepdims=True)
+    return found

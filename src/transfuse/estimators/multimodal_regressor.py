@@ -1,0 +1,92 @@
+"""A number for each row of a table, whatever its columns hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import RegressorMixin
+from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+
+from transfuse.errors import DataError
+from transfuse.estimators.multimodal import MultimodalEstimator
+from transfuse.metrics.text_scores import Score
+from transfuse.training.multimodal import MultimodalLoss
+
+
+class MultimodalRegressor(RegressorMixin, MultimodalEstimator):  # type: ignore[misc]
+    """Learns a number of each row of a table, as `MultimodalClassifier` learns a class; arguments as it has them.
+
+    Numbers are brought to mean 0 and deviation 1 for training and back afterwards.
+    """
+
+    KIND = "number"
+
+    def fit(
+        self,
+        X: Any,
+        y: Iterable[Any],
+        *,
+        sample_weight: Iterable[float] | None = None,
+        validation: tuple[Any, Iterable[Any]] | None = None,
+        resume: bool = False,
+    ) -> Self:
+        """Learn the numbers `y` of the rows of a DataFrame (or of a 2-D array); see `MultimodalClassifier.fit`."""
+        with self._unchanged_on_failure():
+            self._check_settings()
+            numbers = self.targets_of(y, "y")
+            self.mean_, self.scale_ = float(numbers.mean()), float(numbers.std()) or 1.0
+            held = (
+                None
+                if validation is None
+                else (validation[0], self._scaled(self.targets_of(validation[1], "validation[1]")))
+            )
+            self._learn(X, self._scaled(numbers), 1, MultimodalLoss("number"), held, sample_weight, resume)
+        return self
+
+    def predict(self, X: Any, *, without: Sequence[str] = ()) -> np.ndarray:
+        """A number a row; `without` names modalities to leave out."""
+        return self.decided(self._predicted(X, without))
+
+    def decided(self, outputs: np.ndarray) -> np.ndarray:
+        """Outputs brought back to the range of the targets."""
+        found: np.ndarray = outputs[:, 0] * self.scale_ + self.mean_
+        return found
+
+    def score_of(self, outputs: np.ndarray, wanted: np.ndarray) -> list[Score]:
+        """R², root mean squared error and mean absolute error."""
+        found = self.decided(outputs)
+        r2 = float(r2_score(wanted, found)) if len(found) > 1 else float("nan")
+        return [
+            Score("R²", r2, "sklearn.metrics.r2_score"),
+            Score("RMSE", float(root_mean_squared_error(wanted, found)), "sklearn.metrics.root_mean_squared_error"),
+            Score("MAE", float(mean_absolute_error(wanted, found)), "sklearn.metrics.mean_absolute_error"),
+        ]
+
+    def _as_given(self, targets: np.ndarray) -> np.ndarray:
+        found: np.ndarray = targets[:, 0].astype(np.float64) * self.scale_ + self.mean_
+        return found
+
+    def targets_of(self, y: Iterable[Any], name: str) -> np.ndarray:
+        """Numbers as an array. Raises DataError naming the row of one that is not finite."""
+        try:
+            numbers = np.asarray(y if hasattr(y, "__array__") else list(y), dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{name} must hold numbers ({error})") from error
+        if numbers.ndim != 1 or not len(numbers):
+            raise DataError(f"{name} has shape {numbers.shape}; expected one number a row, and at least one row")
+        bad = np.flatnonzero(~np.isfinite(numbers))
+        if len(bad):
+            raise DataError(f"{name}[{bad[0]}] is not a finite number")
+        return numbers
+
+    def _scaled(self, numbers: np.ndarray) -> np.ndarray:
+        found: np.ndarray = ((numbers - self.mean_) / self.scale_).astype(np.float32)[:, None]
+        return found
+
+    def _labels(self) -> dict[str, Any]:
+        return {"mean": [self.mean_], "scale": [self.scale_]}
+
+    def _take_labels(self, about: dict[str, Any]) -> None:
+        (self.mean_,), (self.scale_,) = about["mean"], about["scale"]

@@ -1,0 +1,442 @@
+"""Fusion: several modalities, each a tower's `(tokens, keep)`, to one prediction.
+
+Fusion-type models let tokens of different modalities read each other before a prediction is made: "early" puts them one
+after another in one stack (as ViLT, arXiv 2102.03334), "middle" gives each modality a stack that also attends to the
+others' tokens (as MulT, arXiv 1906.00295), "bottleneck" lets them meet in a few shared tokens alone (MBT, arXiv
+2107.00135). Parallel-type models make one vector of each tower and "concatenate" them, weigh them by a "gate", or
+"average" the predictions made of each.
+
+Where one sequence is much shorter than another, `align` says what happens before a fusion-type stack reads them:
+"pad" leaves each at its length (what fills up a batch is masked, so it has no part in anything), "trim" cuts every
+row's sequences to its shortest, "interpolate" stretches them linearly to the row's longest and adds them up position by
+position, "attend" lets the longest attend to each other one and keeps it alone, "resample" brings each to `n_queries`
+tokens by learned queries (as Perceiver, arXiv 2103.03206).
+
+A modality that is missing in a row contributes nothing there: the prediction is that of the same model on the others.
+
+Shapes: B rows, T tokens, D d_model, K outputs, Q queries, Z bottleneck tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from transfuse.config import Config
+from transfuse.errors import ConfigError, DataError
+from transfuse.models.towers import TextTower, TowerConfig, pre_norm_block, tower_of
+from transfuse.nn.attention import Attention, check_heads
+from transfuse.nn.blocks import Block, Stack
+from transfuse.nn.dropout import Dropout
+from transfuse.nn.feed_forward import FeedForward
+from transfuse.nn.linear import Linear
+
+Tokens = tuple[Tensor, Tensor]
+"""Vectors (B, T, D), and which are real, (B, T)."""
+
+PARALLEL = ("concatenate", "gate", "average")
+ONE_SEQUENCE = ("interpolate", "attend")
+"""Alignments of which one sequence comes out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionConfig(Config):
+    """How modalities are combined; the sizes are those of what is trained on top of the towers.
+
+    `longest` is the modality that attends to the others with align="attend", by its number; None is the one whose
+    sequences are longest in training. `outputs` are "class" (logits) or "number".
+    """
+
+    fusion: Literal["early", "middle", "bottleneck", "concatenate", "gate", "average"] = "early"
+    align: Literal["pad", "trim", "interpolate", "attend", "resample"] = "pad"
+    d_model: int = 128
+    n_layers: int = 2
+    n_heads: int = 4
+    d_hidden: int | None = None
+    n_bottleneck: int = 4
+    n_queries: int = 16
+    dropout: float = 0.1
+    longest: int | None = None
+    outputs: Literal["class", "number"] = "class"
+    n_outputs: int = 2
+
+    def __post_init__(self) -> None:
+        self.check_types()
+        self.check_positive("d_model", "n_layers", "d_hidden", "n_bottleneck", "n_queries", "n_outputs")
+        self.check_fraction("dropout")
+        check_heads(self.d_model, self.n_heads, self.n_heads)
+        if self.fusion in PARALLEL and self.align != "pad":
+            raise ConfigError(
+                f"align={self.align!r} is for fusion early, middle and bottleneck; "
+                f"with fusion={self.fusion!r} every tower is alone, so nothing is aligned"
+            )
+        if self.align in ONE_SEQUENCE and self.fusion != "early":
+            raise ConfigError(
+                f"align={self.align!r} makes one sequence of all modalities, which only fusion='early' takes"
+                f", not {self.fusion!r}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultimodalConfig(Config):
+    """A fusion and the towers under it, `names` being those of the modalities, in the towers' order."""
+
+    fusion: FusionConfig
+    towers: tuple[TowerConfig, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.towers) != len(self.names) or not self.towers:
+            raise ConfigError(f"{len(self.towers)} towers for {len(self.names)} modalities; one each is needed")
+        if self.fusion.longest is not None and not 0 <= self.fusion.longest < len(self.names):
+            raise ConfigError(f"longest={self.fusion.longest} must be one of {len(self.names)} modalities")
+
+
+class FusionModel(nn.Module):
+    """Towers, a vector for each kind of token, and the fusion of them."""
+
+    def __init__(self, config: MultimodalConfig) -> None:
+        super().__init__()
+        self.config = config
+        c, n = config.fusion, len(config.towers)
+        with torch.random.fork_rng(devices=[]):  # layers draw default weights from a generator that is not ours
+            self.towers = nn.ModuleList(tower_of(tower) for tower in config.towers)
+            self.entries = nn.ModuleList(Linear(tower.d_model, c.d_model) for tower in config.towers)
+            self.entry_norms = nn.ModuleList(nn.LayerNorm(c.d_model) for _ in range(n))
+            self.modality = nn.Parameter(torch.empty(n, c.d_model))
+            self.fusion = _fusion(c, n)
+
+    def initialise(self, seed: int) -> FusionModel:
+        """Draw all weights anew from `seed`: matrices N(0, 1 / fan-in), tables N(0, 0.02² · 128 / D), biases 0, norms
+        1; a BERT's as `BertModel.initialise` does."""
+        generator = torch.Generator().manual_seed(seed)
+        for name, weight in self.named_parameters():
+            if "norm" in name:
+                nn.init.constant_(weight, float(name.endswith("weight")))
+            elif name.endswith("bias") and not name.endswith("features.bias"):
+                nn.init.zeros_(weight)
+            elif name.endswith("positions.weight"):
+                nn.init.normal_(weight, std=0.5, generator=generator)  # to be seen beside what is at the positions
+            elif weight.dim() > 1 and name.rpartition(".")[0].endswith(_TABLES):
+                nn.init.normal_(weight, std=0.02 * (128 / weight.shape[-1]) ** 0.5, generator=generator)
+            elif weight.dim() > 1 and name.endswith(".weight"):
+                inner = weight.shape[1] if name.endswith("features.weight") else weight[0].numel()
+                nn.init.normal_(weight, std=inner**-0.5, generator=generator)
+            else:  # single vectors: first tokens, queries, kinds
+                nn.init.normal_(weight, std=0.02, generator=generator)
+        for number, tower in enumerate(self.towers):
+            if isinstance(tower, TextTower):
+                tower.bert.initialise(seed + number)
+        return self
+
+    def train(self, mode: bool = True) -> FusionModel:
+        """As `nn.Module.train`; towers of which nothing is trained drop nothing out either."""
+        super().train(mode)
+        for tower in self.towers:
+            if not any(weight.requires_grad for weight in tower.parameters()):
+                tower.eval()
+        return self
+
+    def forward(self, parts: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """What is predicted of each row, (B, K); `parts` are each tower's tensors, the last of which says what is
+        there. Raises DataError for a row of which nothing is."""
+        return self.fusion(self.tokens(parts))
+
+    def n_read(self, parts: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """How many real tokens of each row are read after alignment, (B,)."""
+        tokens = self.tokens(parts)
+        read = [self.fusion.aligned(tokens)] if isinstance(self.fusion, Early) else tokens
+        if isinstance(self.fusion, Middle | Bottleneck):
+            read = align(tokens, self.fusion.align, self.fusion.resamplers)
+        return torch.stack([keep.sum(1) for _, keep in read]).sum(0)
+
+    def tokens(self, parts: Sequence[tuple[Tensor, ...]]) -> list[Tokens]:
+        """Each modality's tokens at the fusion's width."""
+        present_MB = torch.stack([part[-1].flatten(1).any(1) if part[-1].dim() > 1 else part[-1] for part in parts])
+        if not bool(present_MB.any(0).all()):
+            row = int((~present_MB.any(0)).nonzero()[0])
+            raise DataError(f"row {row}: every modality is missing, so there is nothing to predict from")
+        return [self._entered(i, part, present_MB[i]) for i, part in enumerate(parts)]
+
+    def _entered(self, i: int, part: tuple[Tensor, ...], present_B: Tensor) -> Tokens:
+        """Rows that lack the modality are left out of its tower, and are masked."""
+        everywhere = bool(present_B.all())
+        rows = present_B.nonzero()[:, 0]
+        if not len(rows):
+            nothing = self.modality.new_zeros(len(present_B), 1, self.config.fusion.d_model)
+            return nothing, nothing.new_zeros(nothing.shape[:2], dtype=torch.bool)
+        x_BTD, keep_BT = self.towers[i](*(part if everywhere else (one[rows] for one in part)))
+        x_BTD = self.entry_norms[i](self.entries[i](x_BTD)) + self.modality[i]
+        if everywhere:
+            return x_BTD, keep_BT
+        whole = x_BTD.new_zeros(len(present_B), *x_BTD.shape[1:]).index_copy(0, rows, x_BTD)
+        return whole, keep_BT.new_zeros(whole.shape[:2]).index_copy(0, rows, keep_BT)
+
+
+_TABLES = ("token", "segments", "level")
+
+
+class CrossAttention(nn.Module):
+    """`x` and what it reads in a memory; a row without a memory reads nothing."""
+
+    def __init__(self, c: FusionConfig) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(c.d_model), Attention(c.d_model, c.n_heads)
+        self.dropout = Dropout(c.dropout)
+
+    def forward(self, x_BTD: Tensor, memory: Tokens) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        memory_BSD, keep_BS = memory
+        read_BTD = self.attention(self.norm(x_BTD), memory_BSD, keep=_safe(keep_BS))
+        return x_BTD + self.dropout(read_BTD) * keep_BS.any(1)[:, None, None]
+
+
+class Resampler(nn.Module):
+    """Tokens of any number to `n_queries`, by as many learned queries."""
+
+    def __init__(self, c: FusionConfig) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.empty(c.n_queries, c.d_model))
+        self.read = CrossAttention(c)
+        self.norm = nn.LayerNorm(c.d_model)
+        self.feed_forward = FeedForward(c.d_model, c.d_hidden or 4 * c.d_model, activation="gelu")
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        """(B, T, D) to (B, Q, D); of a row without tokens none are real."""
+        x_BQD = self.read(self.queries.expand(len(tokens[0]), -1, -1), tokens)
+        x_BQD = x_BQD + self.feed_forward(self.norm(x_BQD))
+        return x_BQD, tokens[1].any(1)[:, None].expand(x_BQD.shape[:2])
+
+
+class Early(nn.Module):
+    """A first token, then all tokens one after another, in one stack; the prediction is made of the first."""
+
+    def __init__(self, c: FusionConfig, n: int) -> None:
+        super().__init__()
+        self.align, self.longest = c.align, c.longest or 0
+        self.first = nn.Parameter(torch.empty(c.d_model))
+        self.others = nn.ModuleList(CrossAttention(c) for _ in range(n if c.align == "attend" else 0))
+        self.resamplers = nn.ModuleList(Resampler(c) for _ in range(n if c.align == "resample" else 0))
+        self.stack = Stack([_block(c) for _ in range(c.n_layers)], nn.LayerNorm(c.d_model))
+        self.dropout, self.output = Dropout(c.dropout), Linear(c.d_model, c.n_outputs)
+
+    def forward(self, tokens: list[Tokens]) -> Tensor:
+        """Predictions (B, K)."""
+        x_BTD, keep_BT = self.aligned(tokens)
+        return self.output(self.dropout(self.stack(x_BTD, keep=keep_BT)[:, 0]))
+
+    def aligned(self, tokens: list[Tokens]) -> Tokens:
+        """The sequence that the stack reads."""
+        if self.align == "interpolate":
+            tokens = [interpolate(tokens)]
+        elif self.align == "attend":
+            x_BTD, keep_BT = with_first(self.first, tokens[self.longest])
+            for i, other in enumerate(tokens):
+                if i != self.longest:
+                    x_BTD = self.others[i](x_BTD, other)
+            return x_BTD, keep_BT
+        else:
+            tokens = align(tokens, self.align, self.resamplers)
+        return with_first(
+            self.first, (torch.cat([x for x, _ in tokens], 1), torch.cat([keep for _, keep in tokens], 1))
+        )
+
+
+class Middle(nn.Module):
+    """A stack for each modality, every layer of which attends to the tokens of the others before its own."""
+
+    def __init__(self, c: FusionConfig, n: int) -> None:
+        super().__init__()
+        self.align = c.align
+        self.first = nn.Parameter(torch.empty(n, c.d_model))
+        self.resamplers = nn.ModuleList(Resampler(c) for _ in range(n if c.align == "resample" else 0))
+        self.cross = nn.ModuleList(_each(n, CrossAttention, c) for _ in range(c.n_layers))
+        self.blocks = nn.ModuleList(_each(n, _block, c) for _ in range(c.n_layers))
+        self.norm = nn.LayerNorm(c.d_model)
+        self.dropout, self.output = Dropout(c.dropout), Linear(c.d_model, c.n_outputs)
+
+    def forward(self, tokens: list[Tokens]) -> Tensor:
+        """Predictions (B, K)."""
+        tokens = [with_own(self.first[i], one) for i, one in enumerate(align(tokens, self.align, self.resamplers))]
+        for cross, blocks in zip(_lists(self.cross), _lists(self.blocks), strict=True):
+            read = []
+            for i, (x_BTD, keep_BT) in enumerate(tokens):
+                others = [one for j, one in enumerate(tokens) if j != i]
+                if others:
+                    x_BTD = cross[i](
+                        x_BTD, (torch.cat([x for x, _ in others], 1), torch.cat([k for _, k in others], 1))
+                    )
+                read.append((blocks[i](x_BTD, keep=_safe(keep_BT)), keep_BT))
+            tokens = read
+        return self.output(self.dropout(self.norm(mean_of_first(tokens))))
+
+
+class Bottleneck(nn.Module):
+    """A stack for each modality, whose layers share a few tokens: each modality reads and writes its own copy of them,
+    and the copies of those that are there are averaged after every layer."""
+
+    def __init__(self, c: FusionConfig, n: int) -> None:
+        super().__init__()
+        self.align = c.align
+        self.first = nn.Parameter(torch.empty(n, c.d_model))
+        self.shared = nn.Parameter(torch.empty(c.n_bottleneck, c.d_model))
+        self.resamplers = nn.ModuleList(Resampler(c) for _ in range(n if c.align == "resample" else 0))
+        self.blocks = nn.ModuleList(_each(n, _block, c) for _ in range(c.n_layers))
+        self.norm = nn.LayerNorm(c.d_model)
+        self.dropout, self.output = Dropout(c.dropout), Linear(c.d_model, c.n_outputs)
+
+    def forward(self, tokens: list[Tokens]) -> Tensor:
+        """Predictions (B, K)."""
+        tokens = [with_own(self.first[i], one) for i, one in enumerate(align(tokens, self.align, self.resamplers))]
+        Z = len(self.shared)
+        shared_BZD = self.shared.expand(len(tokens[0][0]), -1, -1)
+        for blocks in _lists(self.blocks):
+            read, written = [], []
+            for i, (x_BTD, keep_BT) in enumerate(tokens):
+                keep = torch.cat([keep_BT.new_ones(len(keep_BT), Z), keep_BT], 1)
+                both = blocks[i](torch.cat([shared_BZD.to(x_BTD.dtype), x_BTD], 1), keep=keep)
+                written.append((both[:, :Z], keep_BT[:, 0]))
+                read.append((both[:, Z:], keep_BT))
+            tokens, shared_BZD = read, _mean(written)
+        return self.output(self.dropout(self.norm(mean_of_first(tokens))))
+
+
+class Parallel(nn.Module):
+    """One vector a modality, the mean of its tower's real tokens: side by side, weighed by a gate, or each with a
+    prediction of its own, which are averaged (of classes the probabilities)."""
+
+    def __init__(self, c: FusionConfig, n: int) -> None:
+        super().__init__()
+        self.kind, self.outputs = c.fusion, c.outputs
+        width = c.d_hidden or c.d_model
+        self.hidden = nn.ModuleList(Linear(c.d_model, width, bias=c.fusion != "concatenate") for _ in range(n))
+        self.hidden_bias = nn.Parameter(torch.empty(width)) if c.fusion == "concatenate" else None
+        self.gates = nn.ModuleList(Linear(c.d_model, 1) for _ in range(n if c.fusion == "gate" else 0))
+        self.dropout = Dropout(c.dropout)
+        self.output = nn.ModuleList(Linear(width, c.n_outputs) for _ in range(n if c.fusion == "average" else 1))
+
+    def forward(self, tokens: list[Tokens]) -> Tensor:
+        """Predictions (B, K)."""
+        vectors = [(mean_of_real(*one), one[1].any(1)) for one in tokens]
+        hidden = [layer(x) for layer, (x, _) in zip(self.hidden, vectors, strict=True)]
+        present_MB = torch.stack([present for _, present in vectors])
+        if self.hidden_bias is not None:
+            stacked = torch.stack(hidden) * present_MB[..., None]
+            return self.output[0](self.dropout(F.gelu(stacked.sum(0) + self.hidden_bias)))
+        if self.kind == "gate":
+            scores_MB = torch.stack([gate(x)[:, 0] for gate, (x, _) in zip(self.gates, vectors, strict=True)])
+            weights_MB = scores_MB.masked_fill(~present_MB, -torch.inf).softmax(0)
+            return self.output[0](self.dropout((F.gelu(torch.stack(hidden)) * weights_MB[..., None]).sum(0)))
+        heads = [output(self.dropout(F.gelu(x))) for output, x in zip(self.output, hidden, strict=True)]
+        found_MBK = torch.stack(heads).float()
+        if self.outputs == "number":
+            return _mean(list(zip(found_MBK, present_MB, strict=True)))
+        logs_MBK = found_MBK.log_softmax(-1).masked_fill(~present_MB[..., None], -torch.inf)
+        return logs_MBK.logsumexp(0) - present_MB.sum(0)[:, None].log()
+
+
+def align(tokens: list[Tokens], how: str, resamplers: Sequence[nn.Module] | nn.ModuleList) -> list[Tokens]:
+    """Each modality's tokens, cut or resampled where asked."""
+    if how == "trim":
+        return trim(tokens)
+    if how == "resample":
+        return [resample(one) for resample, one in zip(resamplers, tokens, strict=True)]
+    return tokens
+
+
+def trim(tokens: list[Tokens]) -> list[Tokens]:
+    """In each row the first tokens of every modality, as many as its shortest there has."""
+    lengths_MB = torch.stack([keep.sum(1) for _, keep in tokens])
+    shortest_B = lengths_MB.masked_fill(lengths_MB == 0, torch.iinfo(lengths_MB.dtype).max).amin(0)
+    found = []
+    for x_BTD, keep_BT in tokens:
+        kept_BT = keep_BT & (keep_BT.cumsum(1) <= shortest_B[:, None])
+        longest = max(1, int(kept_BT.sum(1).max()))
+        found.append((x_BTD[:, :longest], kept_BT[:, :longest]))
+    return found
+
+
+def interpolate(tokens: list[Tokens]) -> Tokens:
+    """In each row all modalities stretched to its longest, position 0 to position 0 and last to last, and added up."""
+    lengths_MB = torch.stack([keep.sum(1) for _, keep in tokens])
+    longest_B = lengths_MB.amax(0)
+    at_T = torch.arange(int(longest_B.max()), device=longest_B.device)
+    keep_BT = at_T < longest_B[:, None]
+    total = tokens[0][0].new_zeros(*keep_BT.shape, tokens[0][0].shape[-1])
+    for (x_BSD, _), length_B in zip(tokens, lengths_MB, strict=True):
+        last_B = (length_B - 1).clamp(min=0)[:, None]
+        place_BT = at_T * last_B / (longest_B - 1).clamp(min=1)[:, None]
+        low_BT = place_BT.floor().long().clamp(max=last_B)
+        share = (place_BT - low_BT)[..., None].to(total.dtype)
+        total = (
+            total
+            + (_take(x_BSD, low_BT) * (1 - share) + _take(x_BSD, (low_BT + 1).clamp(max=last_B)) * share)
+            * (length_B > 0)[:, None, None]
+        )
+    return total, keep_BT
+
+
+def with_first(first_D: Tensor, tokens: Tokens) -> Tokens:
+    """Tokens behind a first one, which is real in every row."""
+    x_BTD, keep_BT = tokens
+    first = first_D.to(x_BTD.dtype).expand(len(x_BTD), 1, -1)
+    return torch.cat([first, x_BTD], 1), torch.cat([keep_BT.new_ones(len(x_BTD), 1), keep_BT], 1)
+
+
+def with_own(first_D: Tensor, tokens: Tokens) -> Tokens:
+    """Tokens behind a first one, which is real where any of them is."""
+    x_BTD, keep_BT = with_first(first_D, tokens)
+    return x_BTD, torch.cat([tokens[1].any(1)[:, None], keep_BT[:, 1:]], 1)
+
+
+def mean_of_first(tokens: list[Tokens]) -> Tensor:
+    """The mean over the modalities that are there of their first tokens, (B, D)."""
+    return _mean([(x_BTD[:, 0], keep_BT[:, 0]) for x_BTD, keep_BT in tokens])
+
+
+def mean_of_real(x_BTD: Tensor, keep_BT: Tensor) -> Tensor:
+    """The mean of the real tokens, (B, D); zero where none is."""
+    weight = keep_BT[..., None].to(x_BTD.dtype)
+    return (x_BTD * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+
+def _mean(values: list[Tokens]) -> Tensor:
+    """The mean of tensors (B, …) over those that are there in each row, (B,); at least one must be."""
+    total = sum(x * there.view(-1, *[1] * (x.dim() - 1)) for x, there in values)
+    count = sum(there.to(values[0][0].dtype) for _, there in values)
+    assert isinstance(total, Tensor) and isinstance(count, Tensor)
+    return total / count.view(-1, *[1] * (total.dim() - 1))
+
+
+def _safe(keep_BT: Tensor) -> Tensor:
+    """A mask under which rows without anything may attend to their first place, whose result is then not used."""
+    nothing = torch.zeros_like(keep_BT)
+    nothing[:, 0] = ~keep_BT.any(1)
+    return keep_BT | nothing
+
+
+def _take(x_BSD: Tensor, places_BT: Tensor) -> Tensor:
+    return x_BSD.gather(1, places_BT[..., None].expand(-1, -1, x_BSD.shape[-1]))
+
+
+def _each(n: int, make: Callable[[FusionConfig], nn.Module], c: FusionConfig) -> nn.ModuleList:
+    return nn.ModuleList(make(c) for _ in range(n))
+
+
+def _lists(layers: nn.ModuleList) -> list[nn.ModuleList]:
+    return [layer for layer in layers if isinstance(layer, nn.ModuleList)]
+
+
+def _block(c: FusionConfig) -> Block:
+    return pre_norm_block(c.d_model, c.n_heads, c.d_hidden, c.dropout)
+
+
+def _fusion(c: FusionConfig, n: int) -> nn.Module:
+    if c.fusion in PARALLEL:
+        return Parallel(c, n)
+    return {"early": Early, "middle": Middle, "bottleneck": Bottleneck}[c.fusion](c, n)

@@ -1,0 +1,113 @@
+"""`transfuse fit multimodal`, and predict, evaluate and compare --align on what it makes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from commands import call, failure
+from media import table
+
+SIZES = [
+    *(
+        "--set",
+        "towers.d_model=16",
+        "--set",
+        "towers.n_layers=1",
+        "--set",
+        "towers.n_heads=2",
+        "--set",
+        "towers.patch=4",
+    ),
+    *("--set", "fusion.d_model=16", "--set", "fusion.n_layers=1", "--set", "fusion.n_heads=2"),
+    *("--set", "images.size=8", "--set", "images.channels=1", "--set", "sounds.rate=4000", "--set", "sounds.n_mels=10"),
+    *("--set", "training.max_steps=3", "--set", "training.batch_tokens=400", "--set", "training.warmup_steps=1"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("multimodal")
+    X, y = table(folder, 40)
+    X.assign(answer=y, score=[f"{1.5 * 'abc'.index(label)}" for label in y]).to_csv(folder / "rows.csv", index=False)
+    return folder
+
+
+def test_from_a_table_to_a_report(data: Path, tmp_path: Path) -> None:
+    out, rows = tmp_path / "model", data / "rows.csv"
+    code, output, messages = call(
+        "fit",
+        "multimodal",
+        rows,
+        "--target",
+        "answer",
+        "--out",
+        out,
+        "--category",
+        "letter",
+        "--ignore",
+        "score",
+        *SIZES,
+    )
+    assert code == 0, messages
+    assert output.strip() == str(out) and (out / "modalities.html").exists()
+    assert "photo: photo (image)" in messages and "clip: clip (audio)" in messages and "left out: score" in messages
+    assert "all together" in messages and "story alone" not in messages and "text alone" in messages
+    assert "Combining" in messages
+    code, output, _ = call("predict", out, rows)
+    assert code == 0 and set(output.split()) <= set("abc") and len(output.split()) == 40
+    code, output, _ = call("predict", out, rows, "--json")
+    record = json.loads(output.splitlines()[6])
+    assert record["row"] == 7 and sum(record["probabilities"].values()) == pytest.approx(1)
+    code, output, _ = call("evaluate", out, rows, "--target", "answer", "--json")
+    assert code == 0 and json.loads(output)["rows"] == 40
+    assert failure("evaluate", out, rows)[1].endswith("which has to be named")
+    assert failure("evaluate", out, rows, "--target", "answer", "--beams", "2") == (
+        2,
+        "transfuse: --beams: not for a MultimodalClassifier",
+    )
+
+
+def test_numbers_and_settings(data: Path, tmp_path: Path) -> None:
+    code, output, messages = call(
+        *("fit", "multimodal", data / "rows.csv", "--target", "score", "--number", "--out", tmp_path / "n"),
+        *("--ignore", "answer", "--ignore", "clip", "--ignore", "photo", "--fusion", "gate", "--no-alone", "--json"),
+        *SIZES,
+    )
+    assert code == 0, messages
+    assert json.loads(output)["fused"][0]["name"] == "R²" and json.loads(output)["alone"] == {}
+
+
+def test_alignments(data: Path) -> None:
+    code, output, messages = call(
+        *("compare", data / "rows.csv", "--align", "pad,trim", "--target", "answer", "--kind", "score=ignored"),
+        *("--kind", "letter=category", "--json", *SIZES),
+    )
+    assert code == 0, messages
+    assert [way["align"] for way in json.loads(output)["ways"]] == ["pad", "trim"]
+    assert failure("compare", data / "rows.csv", "--align", "pad")[1].endswith(
+        "--align is for one TABLE and its --target"
+    )
+    assert "compare takes --data" in failure("compare", data)[1]
+
+
+def test_bad_tables_are_named(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    fit = ("fit", "multimodal")
+    code, last = failure(*fit, data / "rows.csv", "--target", "nothing", "--out", out)
+    assert code == 2 and "there is no column 'nothing'; there are photo, clip" in last
+    holes = tmp_path / "holes.csv"
+    holes.write_text("x,y\n1,a\n2,\n3,b\n")
+    code, last = failure(*fit, holes, "--target", "y", "--out", out)
+    assert code == 2 and "row 2: the target 'y' is missing" in last
+    code, last = failure(*fit, data / "rows.csv", "--target", "answer", "--image", "video", "--out", out)
+    assert code == 2 and "'video' is not a column" in last
+    code, last = failure(
+        *fit, data / "rows.csv", "--target", "answer", "--text", "story", "--category", "story", "--out", out
+    )
+    assert code == 2 and "'story' is given as text and as category" in last
+    code, last = failure(*fit, data / "rows.csv", "--target", "answer", "--files", tmp_path, "--out", out, *SIZES)
+    assert code == 2 and last.startswith("transfuse: row 1, column 'clip':") and "(and 79 more)" in last
+    assert not out.exists() or not (out / "config.json").exists()

@@ -1,0 +1,135 @@
+"""Kinds of columns, and the encodings of numbers, categories and dates."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from transfuse.data.columns import as_numbers, as_paths, as_strings, find_kinds, look
+from transfuse.data.features import FIRST_LEVEL, MISSING, UNKNOWN, FeatureForm, plain_columns
+from transfuse.errors import ConfigError, DataError
+
+LONG = [f"this is review number {i} of many" for i in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([1, 2, 3], "number"),
+        ([1.5, None, 3.0], "number"),
+        ([True, False, True], "category"),
+        (["a", "b", "a", "b", None], "category"),
+        (LONG, "text"),
+        (["2024-01-05", "2023-12-31 10:00", None], "date"),
+        (["5 Jan 2024", "31 Dec 2023", "1 Feb 2024"], "date"),
+        (["a.png", "b.JPG", "c/d.jpeg"], "image"),
+        (["a.wav", "b.flac", None], "audio"),
+        ([None, None], "ignored"),
+        ([f"id{i}" for i in range(400)], "ignored"),
+        (["1-2", "3-4", "5-6"] * 5, "category"),
+        (pd.Categorical(["1", "2", "1"]), "category"),
+        (pd.to_datetime(["2024-01-05", None]), "date"),
+    ],
+)
+def test_kinds_are_as_they_look(values: object, kind: str) -> None:
+    assert look(pd.Series(values)) == kind
+
+
+def test_a_given_kind_wins() -> None:
+    frame = pd.DataFrame({"code": [1, 2, 3], "note": LONG[:3]})
+    assert find_kinds(frame, {"code": "category"}) == {"code": "category", "note": "text"}
+    with pytest.raises(ConfigError, match="'cod' is not a column; there are code, note"):
+        find_kinds(frame, {"cod": "category"})
+    with pytest.raises(ConfigError, match="'video' must be one of text, image"):
+        find_kinds(frame, {"code": "video"})  # type: ignore[dict-item]
+
+
+def test_equally_named_columns_are_refused() -> None:
+    with pytest.raises(DataError, match="two columns are called 'a'"):
+        find_kinds(pd.DataFrame([[1, 2]], columns=["a", "a"]), {})
+
+
+def test_mixed_cells_and_infinities_are_named_by_row() -> None:
+    with pytest.raises(DataError, match="column 'x', row 2: three is not a finite number"):
+        as_numbers(pd.Series([1, "three", 2.0], name="x"))
+    with pytest.raises(DataError, match="column 'x', row 3: -inf is not a finite number"):
+        as_numbers(pd.Series([1, 2, -np.inf], name="x"))
+
+
+def test_what_is_no_date_is_named() -> None:
+    form = FeatureForm.learn(pd.DataFrame({"d": ["2024-03-01", "2020-01-01"]}), {"d": "date"})
+    with pytest.raises(DataError, match="column 'd', row 2: soon is not a date"):
+        form.encode(pd.DataFrame({"d": ["2024-03-01", "soon"]}))
+
+
+def test_whole_numbers_are_the_same_category_with_and_without_gaps() -> None:
+    assert as_strings(pd.Series([1, 2])) == ["1", "2"]
+    assert as_strings(pd.Series([1, None])) == ["1", None]
+
+
+def test_paths_may_not_leave_the_folder(tmp_path: Path) -> None:
+    names = pd.Series(["a.png", "../a.png", None, "/etc/passwd.png", "sub/../b.png"])
+    paths, refused = as_paths(names, tmp_path)
+    assert [path is not None for path in paths] == [True, False, False, False, True]
+    assert set(refused) == {1, 3} and "outside" in refused[1]
+
+
+def test_numbers_fill_their_bins() -> None:
+    """From the definition: a bin below the value is full, the one it is in linearly, those above empty."""
+    frame = pd.DataFrame({"x": np.linspace(0.0, 100.0, 101)})
+    form = FeatureForm.learn(frame, {"x": "number"}, n_bins=4)
+    assert form.edges["x"] == [0.0, 25.0, 50.0, 75.0, 100.0]
+    found = form.encode(pd.DataFrame({"x": [60.0, -5.0, 1e9, None, 25.0]}))
+    wanted = [[1, 1, 0.4, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 0, 0, 0]]
+    np.testing.assert_allclose(found.numbers_NFE[:, 0], wanted, atol=1e-6)
+    assert found.known_NF[:, 0].tolist() == [True, True, True, False, True]
+
+
+def test_repeated_values_have_fewer_bins() -> None:
+    form = FeatureForm.learn(
+        pd.DataFrame({"x": [0.0] * 90 + [5.0] * 10, "y": [3.0] * 100}), {"x": "number", "y": "number"}
+    )
+    assert all(a < b for edges in form.edges.values() for a, b in itertools.pairwise(edges))
+    assert form.edges["y"] == [2.5, 3.5]
+
+
+def test_levels_are_numbered_by_frequency_and_new_ones_are_unknown() -> None:
+    form = FeatureForm.learn(pd.DataFrame({"c": ["b", "a", "b", None]}), {"c": "category"})
+    assert form.levels == {"c": ["b", "a"]}
+    codes = form.encode(pd.DataFrame({"c": ["a", "b", "z", None]})).codes_NC[:, 0].tolist()
+    assert codes == [FIRST_LEVEL + 1, FIRST_LEVEL, UNKNOWN, MISSING]
+
+
+def test_dates_are_taken_apart() -> None:
+    form = FeatureForm.learn(pd.DataFrame({"d": ["2024-03-01 18:30", "2020-01-01"]}), {"d": "date"})
+    assert form.names == ["d"] * 5
+    columns = plain_columns(pd.DataFrame({"d": ["2024-03-01 18:30", None]}), form)
+    day = (pd.Timestamp("2024-03-01 18:30") - pd.Timestamp("1970-01-01")) / pd.Timedelta(days=1)
+    np.testing.assert_allclose(columns[0], [day, 61, 1, 4, 18.5])
+    assert np.isnan(columns[1]).all()
+
+
+def test_trees_see_what_is_missing_or_new_as_missing() -> None:
+    form = FeatureForm.learn(pd.DataFrame({"x": [1.0, 2.0], "c": ["u", "v"]}), {"x": "number", "c": "category"})
+    found = plain_columns(pd.DataFrame({"c": ["v", "new", None], "x": [None, 5.0, 1.0]}), form)
+    np.testing.assert_array_equal(found, [[np.nan, 1], [5, np.nan], [1, np.nan]])
+
+
+def test_the_order_of_columns_does_not_matter() -> None:
+    frame = pd.DataFrame({"b": [1.0, 2.0, 3.0], "a": [3.0, None, 1.0], "c": ["u", "v", "u"]})
+    kinds = {"b": "number", "a": "number", "c": "category"}
+    turned = frame[["c", "a", "b"]]
+    first = FeatureForm.learn(frame, kinds)  # type: ignore[arg-type]
+    second = FeatureForm.learn(turned, {name: kinds[name] for name in turned.columns})  # type: ignore[misc]
+    np.testing.assert_array_equal(first.encode(frame).numbers_NFE, second.encode(turned).numbers_NFE)
+    assert list(first.edges) == list(second.edges) and FeatureForm.from_dict(first.to_dict()) == first
+
+
+def test_a_row_without_any_cell_is_missing() -> None:
+    form = FeatureForm.learn(pd.DataFrame({"x": [1.0, 2.0], "c": ["u", "v"]}), {"x": "number", "c": "category"})
+    found = form.encode(pd.DataFrame({"x": [None, 1.0, None], "c": [None, None, "z"]}))
+    assert found.any_N.tolist() == [False, True, True]

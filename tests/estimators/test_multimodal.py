@@ -1,0 +1,401 @@
+"""Multimodal estimators: what is missing, what is shuffled, what is saved, what is refused."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from media import table
+from transfuse import (
+    AugmentationConfig,
+    BertConfig,
+    ConfigError,
+    DataError,
+    FusionConfig,
+    ImageConfig,
+    MaskingConfig,
+    ModelDirectoryError,
+    MultimodalClassifier,
+    MultimodalRegressor,
+    SoundConfig,
+    TextEncoder,
+    TowersConfig,
+    TrainingConfig,
+    UnreadableWarning,
+    kind_of,
+    load,
+)
+from transfuse.estimators.multimodal import trimmed_share
+from transfuse.models.towers import ImageTower, ImageTowerConfig
+from transfuse.pretrained.directory import save_model
+
+TOWERS = TowersConfig(d_model=16, n_layers=1, n_heads=2, patch=4, vocab_size=90, dropout=0.0, max_pieces=24)
+FUSION = FusionConfig(d_model=16, n_layers=1, n_heads=2, dropout=0.0)
+SHORT = TrainingConfig(
+    max_steps=3, learning_rate=1e-3, warmup_steps=1, batch_tokens=400, validate_every=3, label_smoothing=0.0, average=1
+)
+LONGER = SHORT.replace(max_steps=60, learning_rate=5e-3, validate_every=20, warmup_steps=5)
+SMALL = {
+    "towers": TOWERS,
+    "fusion": FUSION,
+    "images": ImageConfig(size=8, channels=1),
+    "sounds": SoundConfig(rate=4000, n_mels=12, max_seconds=1.0),
+    "training": SHORT,
+    "kinds": {"letter": "category"},
+    "validation_fraction": 0.25,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("multimodal")
+
+
+@pytest.fixture(scope="module")
+def rows(folder: Path) -> tuple[pd.DataFrame, list[str]]:
+    return table(folder, 48)
+
+
+def made(folder: Path, **changes: Any) -> MultimodalClassifier:
+    return MultimodalClassifier(files=folder, **{**SMALL, **changes})
+
+
+@pytest.fixture(scope="module")
+def fitted(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> MultimodalClassifier:
+    return made(folder, training=LONGER).fit(*rows)
+
+
+def test_it_learns_what_the_columns_say(fitted: MultimodalClassifier, folder: Path, tmp_path: Path) -> None:
+    X, y = table(tmp_path, 60, seed=7)
+    fitted = clone_fitted(fitted, tmp_path)
+    assert fitted.score(X, y) > 0.8
+    for name in ("text", "table", "photo", "clip"):
+        assert (fitted.predict(X, without=[name]) == y).mean() > 0.6
+
+
+def clone_fitted(model: MultimodalClassifier, folder: Path) -> MultimodalClassifier:
+    model.save(folder / "model")
+    return MultimodalClassifier.load(folder / "model", files=folder)
+
+
+def test_probabilities_sum_to_one_and_decide(
+    fitted: MultimodalClassifier, rows: tuple[pd.DataFrame, list[str]]
+) -> None:
+    shares = fitted.predict_proba(rows[0])
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-12)
+    assert (fitted.classes_[shares.argmax(1)] == fitted.predict(rows[0])).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "columns"), [("photo", ["photo"]), ("text", ["story"]), ("table", ["size", "letter"])]
+)
+def test_a_missing_modality_is_the_row_with_it_masked(
+    fitted: MultimodalClassifier, rows: tuple[pd.DataFrame, list[str]], name: str, columns: list[str]
+) -> None:
+    X = rows[0].head(9).copy()
+    for column in columns:
+        X[column] = None
+    found = fitted.predict_proba(X)
+    np.testing.assert_allclose(found, fitted.predict_proba(rows[0].head(9), without=[name]), atol=1e-6)
+    assert np.abs(found - fitted.predict_proba(rows[0].head(9))).max() > 1e-3
+
+
+def test_rows_and_columns_may_come_in_any_order(
+    fitted: MultimodalClassifier, rows: tuple[pd.DataFrame, list[str]]
+) -> None:
+    X, order = rows[0].head(20), np.random.default_rng(0).permutation(20)
+    turned = X.iloc[order][X.columns[::-1]]
+    np.testing.assert_allclose(fitted.predict_proba(turned), fitted.predict_proba(X)[order], atol=1e-5)
+
+
+def test_the_order_of_columns_does_not_change_what_is_learned(
+    fitted: MultimodalClassifier, folder: Path, rows: tuple[pd.DataFrame, list[str]]
+) -> None:
+    X, y = rows
+    other = made(folder).fit(X[X.columns[::-1]], y)
+    same = made(folder).fit(X, y)
+    np.testing.assert_array_equal(other.predict_proba(X), same.predict_proba(X))
+
+
+@pytest.mark.parametrize("fusion", ["middle", "bottleneck", "concatenate", "gate", "average"])
+def test_every_fusion_trains_and_is_saved(
+    folder: Path, rows: tuple[pd.DataFrame, list[str]], tmp_path: Path, fusion: Any
+) -> None:
+    model = made(folder, fusion=FUSION.replace(fusion=fusion)).fit(*rows)
+    saved = MultimodalClassifier.load(model.save(tmp_path), files=folder)
+    np.testing.assert_allclose(saved.predict_proba(rows[0]), model.predict_proba(rows[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("align", ["trim", "interpolate", "attend", "resample"])
+def test_every_alignment_trains(folder: Path, rows: tuple[pd.DataFrame, list[str]], align: Any) -> None:
+    model = made(folder, fusion=FUSION.replace(align=align)).fit(*rows)
+    assert model.predict(rows[0].head(3)).shape == (3,)
+    assert (model.results_["trimmed"] > 0) == (align == "trim")
+    if align == "attend":
+        lengths = model.rows_of(rows[0]).lengths_NM.mean(0)
+        assert model.model_.config.fusion.longest == int(lengths.argmax())
+
+
+def test_the_trimmed_share_is_of_tokens(fitted: MultimodalClassifier, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    lengths = fitted.rows_of(rows[0].head(6)).lengths_NM
+    wanted = 1 - 4 * lengths.min(1).sum() / lengths.sum()
+    assert trimmed_share(fitted.rows_of(rows[0].head(6))) == pytest.approx(wanted)
+
+
+def test_a_directory_says_what_it_is_and_keeps_no_pickle(
+    fitted: MultimodalClassifier, rows: tuple[pd.DataFrame, list[str]], folder: Path, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"config.json", "model.safetensors", "README.md", "transfuse.json", "tokenizer.json"}
+    assert kind_of(tmp_path) == "MultimodalClassifier"
+    opened = load(tmp_path)
+    opened.set_params(files=folder)
+    np.testing.assert_allclose(opened.predict_proba(rows[0]), fitted.predict_proba(rows[0]), atol=1e-6)
+    assert "accuracy" in (tmp_path / "README.md").read_text()
+    with pytest.raises(ModelDirectoryError, match="not a multimodal model of numbers"):
+        MultimodalRegressor.load(tmp_path)
+
+
+def test_trees_stand_for_the_table_and_are_saved_exactly(
+    folder: Path, rows: tuple[pd.DataFrame, list[str]], tmp_path: Path
+) -> None:
+    X, y = rows
+    towers = TOWERS.replace(table="trees")
+    model = made(folder, towers=towers, fusion=FUSION.replace(fusion="average")).fit(X, y)
+    assert model.trees_ is not None and model.trees_.model is not None
+    table_rows = X[["letter", "size"]]
+    from transfuse.data.features import plain_columns
+
+    plain = plain_columns(table_rows, model.form_.features)
+    np.testing.assert_allclose(model.trees_.scores(plain), model.trees_.model.decision_function(plain), atol=1e-9)
+    assert isinstance(model.trees_.model, HistGradientBoostingClassifier)
+    saved = MultimodalClassifier.load(model.save(tmp_path), files=folder)
+    assert saved.trees_ is not None and (tmp_path / "trees.json").exists()
+    np.testing.assert_array_equal(saved.trees_.scores(plain), model.trees_.scores(plain))
+    unseen = pd.DataFrame({**X.head(3).to_dict("list"), "letter": ["new", None, "x"]})
+    np.testing.assert_allclose(saved.predict_proba(unseen), model.predict_proba(unseen), atol=1e-6)
+    with pytest.raises(ConfigError, match="must be one of concatenate, gate, average"):
+        made(folder, towers=towers).fit(X, y)
+
+
+def test_scores_of_training_rows_are_by_trees_that_did_not_see_them(folder: Path) -> None:
+    """On targets of pure chance, trees that saw a row would know it."""
+    draw = np.random.default_rng(0)
+    X = pd.DataFrame({"x": draw.random(200), "z": draw.random(200)})
+    y = draw.integers(0, 2, 200)
+    towers, fusion = TOWERS.replace(table="trees"), FUSION.replace(fusion="gate")
+    model = MultimodalClassifier(towers=towers, fusion=fusion, training=SHORT).fit(X, y)
+    assert model.trees_ is not None
+    kept = model.results_
+    assert kept["held_out_rows"] == 20
+    from transfuse.estimators.tree_tower import TreeTower
+
+    tower, unseen = TreeTower.fit(X.to_numpy(), y, np.ones(200), [], "class", 0)
+    seen = tower.scores(X.to_numpy())
+    assert ((seen[:, 0] > 0) == y).mean() > 0.8
+    assert abs(((unseen[:, 0] > 0) == y).mean() - 0.5) < 0.15
+
+
+def test_numbers_are_learned_in_their_own_range(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    X, y = rows
+    wanted = np.array([1000 + 50 * "abc".index(label) for label in y], dtype=float)
+    model = MultimodalRegressor(files=folder, **{**SMALL, "training": LONGER}).fit(X, wanted)
+    assert is_regressor(model) and model.score(X, wanted) > 0.5
+    assert [score.name for score in model.evaluate(X, wanted)] == ["R²", "RMSE", "MAE"]
+
+
+def test_towers_start_from_checkpoints_and_may_be_frozen(
+    folder: Path, rows: tuple[pd.DataFrame, list[str]], tmp_path: Path
+) -> None:
+    tiny = BertConfig(vocab_size=70, d_model=8, n_layers=1, n_heads=2, max_positions=20)
+    training = SHORT.replace(batch_tokens=64)
+    encoder = TextEncoder(model=tiny, masking=MaskingConfig(context=16), training=training, validation_fraction=0.3)
+    encoder.fit([" ".join(rows[0]["story"].head(8)) + ". And so on." for _ in range(6)]).save(tmp_path / "bert")
+    vit = ImageTower(ImageTowerConfig(size=12, patch=4, channels=1, d_model=8, n_layers=1, n_heads=2))
+    for weight in vit.parameters():
+        torch.nn.init.normal_(weight, std=0.2)
+    save_model(vit, tmp_path / "vit")
+    towers = TOWERS.replace(text_from=str(tmp_path / "bert"), image_from=str(tmp_path / "vit"))
+    for frozen in (True, False):
+        model = made(folder, towers=towers.replace(frozen=frozen)).fit(*rows)
+        text, _, photo, _ = model.model_.towers
+        assert torch.equal(photo.patches.weight, vit.patches.weight) == frozen
+        known = dict(encoder.model_.named_parameters())["encoder.blocks.0.attention.query.weight"]
+        assert torch.equal(text.bert.encoder.blocks[0].attention.query.weight, known) == frozen
+    with pytest.raises(ModelDirectoryError, match="not a vision Transformer"):
+        made(folder, towers=towers.replace(image_from=str(tmp_path / "bert"))).fit(*rows)
+
+
+def spoilt(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> pd.DataFrame:
+    (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:40])
+    X = rows[0].copy()
+    X.loc[5, "photo"] = "cut.png"
+    X.loc[7, "clip"] = "nowhere.wav"
+    return X
+
+
+def test_unreadable_files_are_refused_missing_or_dropped(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    X, y = spoilt(folder, rows), rows[1]
+    with pytest.raises(DataError, match=r"row 6, column 'photo': .*\(and 1 more\)"):
+        made(folder).fit(X, y)
+    with pytest.warns(UnreadableWarning, match="2 files of 2 rows cannot be read and are taken for missing"):
+        missing = made(folder, unreadable="missing").fit(X, y)
+    with pytest.warns(UnreadableWarning, match="left out of training"):
+        made(folder, unreadable="drop").fit(X, y)
+    without = X.copy()
+    without.loc[5, "photo"] = None
+    without.loc[7, "clip"] = None
+    with pytest.warns(UnreadableWarning):
+        found = missing.predict_proba(X)
+    np.testing.assert_allclose(found, missing.predict_proba(without), atol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        same = made(folder, unreadable="missing").fit(without, y)
+    np.testing.assert_array_equal(same.predict_proba(without), missing.predict_proba(without))
+
+
+def test_rows_with_nothing_are_named(fitted: MultimodalClassifier, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    X = rows[0].head(4).copy()
+    X.loc[2] = None
+    with pytest.raises(DataError, match="row 3: every modality is missing"):
+        fitted.predict(X)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X, y: (X, [*y[:-1], None]), r"y\[47\] is missing"),
+        (lambda X, y: (X, y[:-1]), "X has 48 rows and y has 47"),
+        (lambda X, y: (X, ["a"] * 48), "1 class"),
+        (lambda X, y: (X.head(0), []), "is empty"),
+        (lambda X, y: (X.assign(size=[np.inf] * 48), y), "column 'size', row 1: inf is not a finite number"),
+        (lambda X, y: (X.assign(photo="../x.png"), y), "outside"),
+        (lambda X, y: (pd.concat([X, X[["size"]]], axis=1), y), "two columns are called 'size'"),
+    ],
+)
+def test_bad_rows_are_named(folder: Path, rows: tuple[pd.DataFrame, list[str]], change: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        made(folder).fit(*change(*rows))
+
+
+def test_mixed_cells_of_a_number_column_are_named(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    X = rows[0].assign(size=[1.0] * 47 + ["big"])
+    with pytest.raises(DataError, match="column 'size', row 48: big is not a finite number"):
+        made(folder, kinds={"letter": "category", "size": "number"}).fit(X, rows[1])
+
+
+def test_columns_must_be_there(fitted: MultimodalClassifier, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    with pytest.raises(DataError, match="there is no column 'clip', which the model was trained on"):
+        fitted.predict(rows[0].drop(columns="clip"))
+    more = rows[0].head(3).assign(other=1)
+    np.testing.assert_allclose(fitted.predict_proba(more), fitted.predict_proba(rows[0].head(3)), atol=1e-6)
+
+
+def test_a_column_of_nothing_is_left_out_and_a_level_never_seen_is_taken(
+    folder: Path, rows: tuple[pd.DataFrame, list[str]]
+) -> None:
+    X = rows[0][["letter", "size"]].assign(empty=None)
+    model = made(folder).fit(X, rows[1])
+    assert model.form_.kinds["empty"] == "ignored"
+    assert np.isfinite(model.predict_proba(X.head(2).assign(letter="never", empty="now"))).all()
+    assert np.isfinite(model.predict_proba(X.head(2).assign(size=[None, np.nan]))).all()
+
+
+def test_weights_of_zero_take_rows_out(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    """Rows that weigh nothing may hold anything: what is learned is the same."""
+    X, y = rows[0][["size"]], np.array(rows[1])
+    weights = np.ones(48)
+    weights[::3] = 0
+    other = np.where(np.arange(48) % 3 == 0, "c", y)
+    validation = (X, rows[1])
+    plain = AugmentationConfig(modality_dropout=0)
+    first, second = (
+        made(folder, kinds=None, augmentation=plain).fit(X, one, sample_weight=weights, validation=validation)
+        for one in (y, other)
+    )
+    np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
+    with pytest.raises(DataError, match="48 finite numbers of at least 0"):
+        made(folder).fit(X, y, sample_weight=-weights)
+
+
+def test_interrupted_runs_are_taken_up_again(
+    folder: Path, rows: tuple[pd.DataFrame, list[str]], tmp_path: Path
+) -> None:
+    training = SHORT.replace(max_steps=6, validate_every=2, schedule="inverse_sqrt")
+    whole = made(folder, training=training, run_dir=tmp_path / "whole").fit(*rows)
+    part = made(folder, training=training, run_dir=tmp_path / "part")
+    import transfuse.training.run as run
+
+    steps = run.Run._stop_if_asked
+    try:
+        run.Run._stop_if_asked = _stop_at_four  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            part.fit(*rows)
+    finally:
+        run.Run._stop_if_asked = steps  # type: ignore[method-assign]
+    part.fit(*rows, resume=True)
+    np.testing.assert_array_equal(part.predict_proba(rows[0]), whole.predict_proba(rows[0]))
+
+
+def _stop_at_four(self: Any, interrupts: Any) -> None:
+    if self.state.position.step == 4:
+        raise KeyboardInterrupt
+
+
+# the scikit-learn contract
+
+
+def test_it_follows_the_contract(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    X, y = rows
+    model = made(folder)
+    assert is_classifier(model) and clone(model).get_params() == model.get_params()
+    with pytest.raises(NotFittedError):
+        model.predict(X)
+    assert model.fit(X, y) is model
+    assert model.feature_names_in_.tolist() == X.columns.tolist() and model.n_features_in_ == 5
+    assert model.classes_.tolist() == ["a", "b", "c"]
+    search = GridSearchCV(made(folder), {"fusion__n_layers": [1, 2]}, cv=2).fit(X, y)
+    assert search.best_params_["fusion__n_layers"] in (1, 2)
+    assert len(cross_val_score(made(folder), X, y, cv=2)) == 2
+    piped = make_pipeline(FunctionTransformer(lambda frame: frame.drop(columns="clip")), made(folder)).fit(X, y)
+    assert piped.predict(X).shape == (48,)
+
+
+def test_arrays_have_numbered_columns() -> None:
+    draw = np.random.default_rng(0)
+    X = draw.random((40, 3))
+    y = (X[:, 0] > 0.5).astype(int)
+    model = MultimodalClassifier(towers=TOWERS, fusion=FUSION, training=SHORT).fit(X, y)
+    assert model.feature_names_in_.tolist() == ["x0", "x1", "x2"]
+    assert model.predict(X).dtype == y.dtype
+
+
+def test_a_failure_leaves_a_fitted_model_as_it_was(
+    fitted: MultimodalClassifier, rows: tuple[pd.DataFrame, list[str]]
+) -> None:
+    before = fitted.predict_proba(rows[0].head(3))
+    with pytest.raises(DataError):
+        fitted.fit(rows[0], ["a"] * 48)
+    np.testing.assert_array_equal(fitted.predict_proba(rows[0].head(3)), before)
+
+
+def test_big_pictures_cost_what_small_ones_do(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    Image.new("RGB", (3000, 2000), "white").save(folder / "big.jpg")
+    X = rows[0].copy()
+    X.loc[0, "photo"] = "big.jpg"
+    model = made(folder).fit(X, rows[1])
+    assert model.rows_of(X.head(2)).batch([0, 1]).parts[2][0].shape == (2, 1, 8, 8)

@@ -1,0 +1,147 @@
+"""What modalities and columns are worth, and ways of aligning side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from estimators.test_multimodal import FUSION, LONGER, SHORT, SMALL, TOWERS
+from media import table
+from transfuse import (
+    ConfigError,
+    DataError,
+    MultimodalClassifier,
+    MultimodalRegressor,
+    Score,
+    compare_alignments,
+    modality_report,
+)
+from transfuse.reports.alignments import kept_bytes
+from transfuse.reports.modalities import Drop, ModalityReport, Shuffled
+
+
+def cells(n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Two columns that tell the class, and one that does not."""
+    draw = np.random.default_rng(seed)
+    y = draw.integers(0, 2, n)
+    frame = pd.DataFrame({"good": y + 0.1 * draw.standard_normal(n), "noise": draw.random(n)})
+    return frame.assign(also=np.where(y == 1, "u", "v")), y
+
+
+@pytest.fixture(scope="module")
+def fitted() -> tuple[MultimodalClassifier, tuple[Any, Any], tuple[Any, Any]]:
+    learned, judged = cells(120, 0), cells(60, 1)
+    model = MultimodalClassifier(towers=TOWERS, fusion=FUSION, training=LONGER).fit(*learned, validation=judged)
+    return model, learned, judged
+
+
+def test_shuffling_a_column_of_noise_costs_nothing(fitted: Any) -> None:
+    model, learned, judged = fitted
+    report = modality_report(model, *learned, held=judged, n_repeats=4)
+    drops = {drop.name: drop for drop in report.columns}
+    assert set(drops) == {"good", "noise", "also"}
+    assert drops["noise"].mean < 5 < drops["good"].mean + drops["also"].mean
+    assert report.modalities[0].name == "table" and report.modalities[0].mean > 25
+    assert report.alone == {} and "one modality" in report.sentence
+
+
+def test_a_drop_is_the_score_less_that_of_the_shuffled_rows(fitted: Any) -> None:
+    """From the definition, by way of predict on a shuffled table."""
+    model, learned, (X, y) = fitted
+    report = modality_report(model, *learned, held=(X, y), n_repeats=3, random_state=9)
+    draw = np.random.default_rng(9)
+    orders = [draw.permutation(len(X)) for _ in range(3)]
+    whole = 100 * (model.predict(X) == y).mean()
+    for drop in report.columns:
+        shuffled = [X.assign(**{drop.name: X[drop.name].to_numpy()[order]}) for order in orders]
+        wanted = [whole - 100 * (model.predict(one) == y).mean() for one in shuffled]
+        assert drop.mean == pytest.approx(np.mean(wanted)) and drop.deviation == pytest.approx(np.std(wanted, ddof=1))
+
+
+def test_each_modality_alone_stands_beside_all(tmp_path: Path) -> None:
+    X, y = table(tmp_path, 48)
+    X.loc[3, "photo"] = None
+    model = MultimodalClassifier(files=tmp_path, **SMALL).fit(X, y)
+    learned, judged = model.divided(X, y)
+    report = modality_report(model, *learned, held=judged, n_repeats=2)
+    assert list(report.alone) == ["text", "table", "photo", "clip"]
+    own = MultimodalClassifier(
+        files=tmp_path,
+        **{**SMALL, "kinds": {"letter": "category", "photo": "ignored", "clip": "ignored", "story": "ignored"}},
+    ).fit(*learned, validation=judged)
+    assert report.alone["table"][0].value == pytest.approx(own.evaluate(*judged)[0].value)
+    assert {drop.name for drop in report.columns} == {"letter", "size"}
+    content = report.save(tmp_path / "r.html").read_text()
+    assert report.sentence.split(":")[0] in content and content.count("data:image/png") == 1
+    assert "all together" in report.to_text() and report.to_dict()["rows"] == 12
+
+
+def report_of(fused: float, alone: float, n: int = 1000) -> ModalityReport:
+    scores = [Score("accuracy", fused, "s")]
+    drops = [Drop("a", 1.0, 0.1), Drop("b", 2.0, 0.1)]
+    return ModalityReport(n, scores, {"a": [Score("accuracy", alone, "s")]}, drops, [], [1], [1], [0, 1], {})
+
+
+def test_it_says_when_combining_did_not_help() -> None:
+    assert report_of(90, 80).sentence.startswith(
+        "Combining helped: accuracy 90 against 80 of the best single modality, a"
+    )
+    assert report_of(80, 80).sentence.startswith(
+        "Combining did not help: accuracy 80, no better than the 80 of a alone"
+    )
+    assert "chance" in report_of(81, 80, 100).sentence and "chance" not in report_of(90, 80).sentence
+
+
+def test_residuals_of_numbers_are_drawn() -> None:
+    X, y = cells(60, 0)
+    model = MultimodalRegressor(towers=TOWERS, fusion=FUSION, training=SHORT).fit(X, y.astype(float))
+    report = modality_report(model, X, y, held=(X, y), n_repeats=2)
+    assert report.classes is None and report.outcome_picture().axes[0].get_ylabel() == "predicted minus true"
+    with pytest.raises(DataError, match="60 rows and 59 targets"):
+        modality_report(model, X, y, held=(X, y[:-1]))
+
+
+def test_a_shuffled_modality_is_that_of_other_rows(fitted: Any) -> None:
+    model, _, (X, _) = fitted
+    data = model.rows_of(X)
+    order = np.random.default_rng(0).permutation(len(X))
+    own = data.modalities["table"]
+    shuffled = Shuffled(own, order)
+    there = np.ones(4, bool)
+    found, wanted = (
+        shuffled.part([3, 1, 4, 1], there, None, data.augmentation),
+        own.part(order[[3, 1, 4, 1]].tolist(), there, None, data.augmentation),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert (shuffled.lengths_N == own.lengths_N[order]).all()
+
+
+def test_alignments_stand_side_by_side(tmp_path: Path) -> None:
+    X, y = table(tmp_path, 32)
+    model = MultimodalClassifier(files=tmp_path, **SMALL)
+    found = compare_alignments(model, X, y, ways=["pad", "trim", "attend", "resample"])
+    ways = {way.align: way for way in found.ways}
+    assert list(ways) == ["pad", "trim", "attend", "resample"]
+    lengths = sum(found.lengths.values())
+    assert ways["pad"].tokens == pytest.approx(1 + lengths) and ways["pad"].thrown_away == 0
+    assert ways["trim"].tokens == pytest.approx(1 + lengths * (1 - ways["trim"].thrown_away))
+    assert ways["resample"].tokens == 1 + 4 * 16
+    assert 1 + max(found.lengths.values()) >= ways["attend"].tokens - 1e-6
+    assert all(way.milliseconds > 0 and way.mebibytes > 0 for way in found.ways)
+    assert found.to_text().splitlines()[1].startswith("align") and len(found.to_dict()["ways"]) == 4
+    with pytest.raises(ConfigError, match="align='cut' must be one of pad, trim"):
+        compare_alignments(model, X, y, ways=["cut"])
+    with pytest.raises(ConfigError, match="nothing is aligned"):
+        compare_alignments(MultimodalClassifier(fusion=FUSION.replace(fusion="gate")), X, y, ways=["pad", "trim"])
+
+
+def test_kept_bytes_are_those_of_the_graph(fitted: Any) -> None:
+    model, _, (X, _) = fitted
+    data = model.rows_of(X)
+    small, large = (kept_bytes(model.model_, data.batch(list(range(n)))) for n in (10, 40))
+    assert 3.5 < large / small < 4.1
