@@ -14,20 +14,24 @@ class AugmentationConfig(Config):
     """What is changed in training, anew every epoch.
 
     Images are moved by at most `shift` of their side each way and, half of them, mirrored where `flip` says that this
-    leaves them what they are. Of sounds, a stretch of at most `time_mask` of the frames and one of at most `band_mask`
-    of the bands become silence (SpecAugment, arXiv 1904.08779). Each modality but one is missing in a share
-    `modality_dropout` of the rows, so that the model learns to do without.
+    leaves them what they are. Sounds are made longer or shorter by at most `stretch` of their length and, as in another
+    voice, their bands moved up or down by at most `warp` of their number, both by linear interpolation; then a stretch
+    of at most `time_mask` of the frames and one of at most `band_mask` of the bands become silence (SpecAugment, arXiv
+    1904.08779). Each modality but one is missing in a share `modality_dropout` of the rows, so that the model learns to
+    do without.
     """
 
     shift: float = 0.06
     flip: bool = False
+    stretch: float = 0.1
+    warp: float = 0.05
     time_mask: float = 0.1
     band_mask: float = 0.1
     modality_dropout: float = 0.1
 
     def __post_init__(self) -> None:
         self.check_types()
-        self.check_fraction("shift", "time_mask", "band_mask", "modality_dropout")
+        self.check_fraction("shift", "stretch", "warp", "time_mask", "band_mask", "modality_dropout")
 
 
 def change_image(pixels_CSS: np.ndarray, config: AugmentationConfig, draw: np.random.Generator) -> np.ndarray:
@@ -43,14 +47,27 @@ def change_image(pixels_CSS: np.ndarray, config: AugmentationConfig, draw: np.ra
 
 
 def change_sound(frames_TM: np.ndarray, config: AugmentationConfig, draw: np.random.Generator) -> np.ndarray:
-    """The frames, of mean 0 in every band, with a stretch of time and one of bands at that mean."""
-    frames_TM = frames_TM.copy()
+    """The frames, of mean 0 in every band, stretched and warped, with some of them and some bands at that mean."""
+    length, scale = draw.uniform(-config.stretch, config.stretch), draw.uniform(-config.warp, config.warp)
+    frames_TM = _stretched(frames_TM, max(1, round(len(frames_TM) * (1 + length))), 1 + scale)
     for axis, most in ((0, config.time_mask), (1, config.band_mask)):
         length = int(draw.integers(0, int(most * frames_TM.shape[axis]) + 1))
         first = int(draw.integers(0, frames_TM.shape[axis] - length + 1))
         frames_TM[
             (slice(first, first + length), slice(None)) if axis == 0 else (slice(None), slice(first, first + length))
         ] = 0
+    return frames_TM
+
+
+def _stretched(frames_TM: np.ndarray, n_frames: int, scale: float) -> np.ndarray:
+    """`n_frames` frames from first to last, and at band b what was at band b · `scale`, the last one beyond the end."""
+    T, M = frames_TM.shape
+    for axis, places in ((0, np.linspace(0, T - 1, n_frames)), (1, np.minimum(np.arange(M) * scale, M - 1))):
+        low = np.floor(places).astype(int)
+        high = np.minimum(low + 1, frames_TM.shape[axis] - 1)
+        share = (places - low).astype(np.float32)
+        share = share[:, None] if axis == 0 else share
+        frames_TM = frames_TM.take(low, axis) * (1 - share) + frames_TM.take(high, axis) * share
     return frames_TM
 
 

@@ -110,12 +110,16 @@ class Sounds:
 
     def part(self, rows: Sequence[int], present_B: np.ndarray, draws: Draws, config: AugmentationConfig) -> Part:
         """Frames (B, T, M), keep (B, T)."""
-        lengths_B = np.where(present_B, np.diff(self.starts)[list(rows)], 0)
+        own = [
+            self.frames[self.starts[row] : self.starts[row + 1] if there else self.starts[row]]
+            for row, there in zip(rows, present_B, strict=True)
+        ]
+        if draws is not None:
+            own = [change_sound(one, config, draw) if len(one) else one for one, draw in zip(own, draws, strict=True)]
+        lengths_B = np.array([len(one) for one in own])
         found = np.zeros((len(rows), max(1, int(lengths_B.max(initial=1))), self.frames.shape[1]), np.float32)
-        for place, (row, length) in enumerate(zip(rows, lengths_B, strict=True)):
-            one = self.frames[self.starts[row] : self.starts[row] + length]
-            changed = one if draws is None or not length else change_sound(one, config, draws[place])
-            found[place, :length] = changed
+        for place, one in enumerate(own):
+            found[place, : len(one)] = one
         return torch.from_numpy(found), _until(lengths_B, found.shape[1])
 
     def content(self, row: int) -> bytes:

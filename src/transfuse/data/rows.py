@@ -83,7 +83,7 @@ def read_media(
     for name in names_of(kinds, "audio"):
         frames = [np.zeros((0, sounds.n_mels), np.float32)] * len(frame)
         for row, found in _decoded(frame, name, files, sounds, media.failures):
-            frames[row] = found.frames_TM
+            frames[row] = found.frames_TM - found.frames_TM.mean(0) if sounds.level else found.frames_TM
             cut += found.seconds_used < found.seconds
         starts = np.concatenate([[0], np.cumsum([len(one) for one in frames])])
         media.sounds[name] = np.concatenate([*frames, np.zeros((0, sounds.n_mels), np.float32)]), starts

@@ -40,7 +40,8 @@ class SoundConfig(Config):
     """How a clip becomes frames.
 
     `rate` in Hz is what clips are resampled to, `n_mels` the channels of a frame, `frame_ms` its length and `hop_ms`
-    the time from one to the next. Of a clip longer than `max_seconds` only the beginning is read.
+    the time from one to the next. Of a clip longer than `max_seconds` only the beginning is read. With `level` each
+    channel's mean over the clip is taken out, and with it how loud the clip is and what room and voice add throughout.
     """
 
     rate: int = 16_000
@@ -48,6 +49,7 @@ class SoundConfig(Config):
     frame_ms: float = 25.0
     hop_ms: float = 10.0
     max_seconds: float = 30.0
+    level: bool = True
 
     def __post_init__(self) -> None:
         self.check_types()
