@@ -54,13 +54,16 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (tmp_path / name).write_text(squad)
     rows = "".join(f"{age},{'high' if age % 3 else 'low'}\n" for age in range(60))
     (tmp_path / "table.csv").write_text("age,income\n" + rows)
+    story = "once there was a small {} house at the sea number {}"
+    cells = "".join(f"{story.format('red' if i % 2 else 'blue', i)},{i},{i % 2}\n" for i in range(30))
+    (tmp_path / "rows.csv").write_text("story,size,label\n" + cells)
     (tmp_path / "prompts.txt").write_text("It was\n")
     commands = commands_of("README.md")
     assert {shlex.split(command)[1] for command in commands} == {
         *("fit", "predict", "evaluate", "inspect", "regroup", "compare", "importance", "longest")
     }
     for command in commands:
-        further = "" if " fit " not in command else SHORT if " --from " in command else SMALL
+        further = "" if " fit " not in command else SHORT if " --from " in command or "multimodal" in command else SMALL
         words = shlex.split(f"{command} {further}")
         code, _, messages = call(*words[1:])
         assert code == 0, f"{command}\n{messages}"

@@ -20,7 +20,7 @@ from transfuse.data.sounds import SoundConfig
 from transfuse.data.wordpiece import WordPiece, WordPieceConfig
 
 IMAGES, SOUNDS = ImageConfig(size=8, channels=1), SoundConfig(rate=4000, n_mels=10, max_seconds=1.0)
-STILL = AugmentationConfig(shift=0, time_mask=0, band_mask=0, modality_dropout=0)
+STILL = AugmentationConfig(shift=0, stretch=0, warp=0, time_mask=0, band_mask=0, modality_dropout=0)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Media,
     media = read_media(frame, kinds, folder, IMAGES, SOUNDS)
     tokenizer = WordPiece.train(frame["story"].dropna().tolist(), 80, WordPieceConfig())
     features = FeatureForm.learn(frame, kinds, n_bins=4)
-    return frame, media, RowForm(kinds, features, band_statistics(media), tokenizer, longest=12), folder
+    return frame, media, RowForm(kinds, features, band_statistics(media, np.arange(17)), tokenizer, longest=12), folder
 
 
 def dataset(
@@ -157,11 +157,31 @@ def _by(moved: np.ndarray, pixels: np.ndarray) -> tuple[int, int]:
 
 def test_masks_of_sounds_are_stretches_at_the_mean() -> None:
     frames = np.ones((20, 10), np.float32)
-    changed = change_sound(frames, AugmentationConfig(time_mask=0.5, band_mask=0.5), np.random.default_rng(1))
-    times, bands = (changed == 0).all(1), (changed == 0).all(0)
-    assert (changed == ~(times[:, None] | bands)).all() and (frames == 1).all()
-    assert 0 < times.sum() <= 10 and 0 < bands.sum() <= 5
-    assert np.diff(np.flatnonzero(times)).max(initial=1) == 1
+    config, sizes = AugmentationConfig(stretch=0, warp=0, time_mask=0.5, band_mask=0.5), []
+    for seed in range(30):
+        changed = change_sound(frames, config, np.random.default_rng(seed))
+        times, bands = (changed == 0).all(1), (changed == 0).all(0)
+        assert (changed == ~(times[:, None] | bands)).all() and (frames == 1).all()
+        assert np.diff(np.flatnonzero(times)).max(initial=1) == 1
+        sizes.append((times.sum(), bands.sum()))
+    assert np.max(sizes, axis=0).tolist() == [10, 5] and np.min(sizes, axis=0).tolist() == [0, 0]
+
+
+def test_sounds_are_stretched_and_warped_linearly() -> None:
+    """A ramp stays a ramp: from first to last in time, at another slope over the bands."""
+    ramp = (np.arange(20.0)[:, None] + 100 * np.arange(10.0)).astype(np.float32)
+    config = AugmentationConfig(stretch=0.5, warp=0.3, time_mask=0, band_mask=0)
+    for seed in range(20):
+        changed = change_sound(ramp, config, np.random.default_rng(seed))
+        assert 10 <= len(changed) <= 30 and changed[0, 0] == 0 and changed[-1, 0] == 19
+        np.testing.assert_allclose(np.diff(changed[:, 0]), 19 / (len(changed) - 1), atol=1e-3)
+        scale = (changed[0, 1] - changed[0, 0]) / 100
+        assert 0.7 <= scale <= 1.3
+        np.testing.assert_allclose(changed[0], 100 * np.minimum(np.arange(10) * scale, 9), atol=1e-2)
+    lengths = {len(change_sound(ramp, config, np.random.default_rng(seed))) for seed in range(20)}
+    assert len(lengths) > 5
+    one = change_sound(ramp[:1], config, np.random.default_rng(0))
+    assert one.shape == (1, 10) and np.isfinite(one).all()
 
 
 def test_failures_name_row_and_column(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from transfuse import (
     compare_alignments,
     modality_report,
 )
+from transfuse.data.modalities import Chosen
 from transfuse.reports.alignments import kept_bytes
-from transfuse.reports.modalities import Drop, ModalityReport, Shuffled
+from transfuse.reports.modalities import Drop, ModalityReport
 
 
 def cells(n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
@@ -111,7 +112,7 @@ def test_a_shuffled_modality_is_that_of_other_rows(fitted: Any) -> None:
     data = model.rows_of(X)
     order = np.random.default_rng(0).permutation(len(X))
     own = data.modalities["table"]
-    shuffled = Shuffled(own, order)
+    shuffled = Chosen(own, order)
     there = np.ones(4, bool)
     found, wanted = (
         shuffled.part([3, 1, 4, 1], there, None, data.augmentation),

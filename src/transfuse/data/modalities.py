@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -177,6 +177,28 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """The rows `rows` of a modality, in that order, without a copy."""
+
+    own: Modality
+    rows: np.ndarray
+
+    @cached_property
+    def lengths_N(self) -> np.ndarray:
+        """Tokens of each row."""
+        lengths: np.ndarray = self.own.lengths_N[self.rows]
+        return lengths
+
+    def part(self, rows: Sequence[int], present_B: np.ndarray, draws: Draws, config: AugmentationConfig) -> Part:
+        """As the modality gives them."""
+        return self.own.part(self.rows[list(rows)].tolist(), present_B, draws, config)
+
+    def content(self, row: int) -> bytes:
+        """What tells a row from another."""
+        return self.own.content(int(self.rows[row]))
+
+
+@dataclass(frozen=True)
 class MultimodalBatch:
     """Each modality's tensors, (B,) classes or (B, K) numbers, and the weight of each row."""
 
@@ -215,6 +237,11 @@ class MultimodalDataset:
     def lengths_NM(self) -> np.ndarray:
         """Tokens of each row in each modality."""
         return np.stack([one.lengths_N for one in self.modalities.values()], axis=1)
+
+    def choose(self, rows: np.ndarray) -> MultimodalDataset:
+        """These rows alone."""
+        modalities: dict[str, Modality] = {name: Chosen(one, rows) for name, one in self.modalities.items()}
+        return replace(self, modalities=modalities, targets=self.targets[rows], weights=self.weights[rows])
 
     def fingerprint(self) -> str:
         """SHA-256 of all rows, to tell one dataset from another."""

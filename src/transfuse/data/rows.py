@@ -51,11 +51,6 @@ class Media:
     failures: list[Failure] = field(default_factory=list)
     cut: int = 0
 
-    def keep(self, rows: np.ndarray) -> Media:
-        """Of these rows alone."""
-        images = {name: (pixels[rows], present[rows]) for name, (pixels, present) in self.images.items()}
-        return Media(images, {name: _take(*one, rows) for name, one in self.sounds.items()}, [], self.cut)
-
 
 def read_media(
     frame: pd.DataFrame,
@@ -181,12 +176,17 @@ def modality_names(kinds: Mapping[str, Kind]) -> list[str]:
     return list(columns_of(kinds))
 
 
-def band_statistics(media: Media) -> dict[str, tuple[list[float], list[float]]]:
-    """Mean and deviation of each sound column's bands."""
+def band_statistics(media: Media, rows: np.ndarray) -> dict[str, tuple[list[float], list[float]]]:
+    """Mean and deviation of each sound column's bands in these rows; deviations of at least 0.001."""
     found = {}
-    for name, (frames, _) in media.sounds.items():
-        some = frames if len(frames) else np.zeros((1, frames.shape[1]), np.float32)
-        found[name] = some.mean(0, dtype=np.float64).tolist(), np.maximum(some.std(0, dtype=np.float64), 1e-3).tolist()
+    for name, (frames, starts) in media.sounds.items():
+        n, total, squares = 0, np.zeros(frames.shape[1]), np.zeros(frames.shape[1])
+        for row in rows:
+            own = frames[starts[row] : starts[row + 1]].astype(np.float64)
+            n, total, squares = n + len(own), total + own.sum(0), squares + (own**2).sum(0)
+        mean = total / max(n, 1)
+        scale = np.sqrt(np.maximum(squares / max(n, 1) - mean**2, 1e-6))
+        found[name] = mean.tolist(), scale.tolist()
     return found
 
 
@@ -201,11 +201,6 @@ def _decoded(
             failures.append(Failure(row, name, found.reason))
         elif found is not None:
             yield row, found
-
-
-def _take(frames: np.ndarray, starts: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    parts = [frames[starts[row] : starts[row + 1]] for row in rows]
-    return np.concatenate([*parts, frames[:0]]), np.concatenate([[0], np.cumsum([len(part) for part in parts])])
 
 
 def _shortened(lengths: list[int], room: int) -> list[int]:

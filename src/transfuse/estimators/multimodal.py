@@ -15,8 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from transfuse.config import Config
 from transfuse.data.augmentation import AugmentationConfig
-from transfuse.data.columns import Kind, check_cells, find_kinds, names_of
-from transfuse.data.features import FIRST_LEVEL, FeatureForm, plain_columns
+from transfuse.data.columns import Kind, as_strings, check_cells, find_kinds, names_of
+from transfuse.data.features import FeatureForm, plain_columns
 from transfuse.data.images import ImageConfig
 from transfuse.data.modalities import Modality, MultimodalDataset, Scores
 from transfuse.data.rows import TABLE, TEXT, Failure, Media, RowForm, band_statistics, columns_of, read_media
@@ -26,21 +26,13 @@ from transfuse.errors import ConfigError, DataError, ModelDirectoryError, Unread
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, read_about
 from transfuse.estimators.fine_tuned import JUDGED_TOKENS, divided
 from transfuse.estimators.model_card import model_card
-from transfuse.estimators.text_encoder import TOKENS, TextEncoder
+from transfuse.estimators.starts import Starts, fitted_images
+from transfuse.estimators.text_encoder import TOKENS
 from transfuse.estimators.trained import TrainedEstimator
 from transfuse.estimators.tree_tower import TreeTower
 from transfuse.metrics.text_scores import Score
-from transfuse.models.bert import BertConfig
 from transfuse.models.fusion import PARALLEL, FusionConfig, FusionModel, MultimodalConfig
-from transfuse.models.towers import (
-    ImageTower,
-    ImageTowerConfig,
-    ScoreTowerConfig,
-    SoundTowerConfig,
-    TableTowerConfig,
-    TowerConfig,
-    TowersConfig,
-)
+from transfuse.models.towers import TowersConfig
 from transfuse.nn.linear import packed
 from transfuse.pretrained.directory import load_model, save_model
 from transfuse.pretrained.hub import local_directory
@@ -175,39 +167,40 @@ class MultimodalEstimator(TrainedEstimator):
             weights = np.concatenate([weights, np.ones(len(further), np.float32)])
         self.feature_names_in_ = np.array(list(kinds), dtype=object)
         self.n_features_in_ = len(kinds)
+        starts = Starts.opened(self.towers, kinds)
         with self._run_folder(resume) as folder:
-            media = self._read(frame, kinds, folder)
+            media = self._read(frame, kinds, starts.image_settings(self.images), folder)
             kept, aside = self._without_unreadable(media, kept, aside)
-            self._begin(frame.iloc[kept].reset_index(drop=True), kinds, media.keep(kept), n_outputs, seed)
-            data, held = self._datasets(frame, media, targets, weights, kept, aside, loss.kind, seed)
-            self.model_.to(pick_device(self.device))
-            self._train_on(folder, data, held, loss, seed, resume)
-            self._judge(frame.iloc[aside], held, targets[aside])
+            self._begin(frame, kinds, media, starts, kept, n_outputs, seed)
+            modalities = {name: self.form_.modality(name, frame, media) for name in self.form_.names}
+            if self.towers.table == "trees" and TABLE in modalities:
+                modalities[TABLE] = self._grow(frame, modalities[TABLE], targets, weights, kept, loss.kind, seed)
+            whole = MultimodalDataset(modalities, targets, weights, self.augmentation, seed)
+            empty = np.flatnonzero(whole.lengths_NM.sum(1)[np.sort([*kept, *aside])] == 0)
+            if len(empty):
+                row = int(np.sort([*kept, *aside])[empty[0]]) + 1
+                raise DataError(f"row {row}: every modality is missing, so there is nothing to learn from")
+            held = whole.choose(aside)
+            self._make(starts, whole.lengths_NM[kept], n_outputs, seed)
+            self._train_on(folder, whole.choose(kept), held, loss, seed, resume)
+            self._judge(held, targets[aside])
 
-    def _read(self, frame: pd.DataFrame, kinds: Mapping[str, Kind], scratch: Path | None, first: int = 0) -> Media:
-        images, sounds = self._media_settings()
-        media = read_media(frame, kinds, Path(self.files), images, sounds, scratch, first)
+    def _read(
+        self,
+        frame: pd.DataFrame,
+        kinds: Mapping[str, Kind],
+        images: ImageConfig,
+        scratch: Path | None = None,
+        first: int = 0,
+    ) -> Media:
+        """The files that rows name. Raises DataError, or warns, of those that cannot be read, as `unreadable` says."""
+        media = read_media(frame, kinds, Path(self.files), images, self.sounds, scratch, first)
         if media.failures and self.unreadable == "refuse":
             more = f" (and {len(media.failures) - 1} more)" if len(media.failures) > 1 else ""
             raise DataError(f"{media.failures[0]}{more}; unreadable='missing' or 'drop' goes on without")
         if media.failures:
             warnings.warn(_told(media.failures, self.unreadable), UnreadableWarning, stacklevel=5)
         return media
-
-    def _media_settings(self) -> tuple[ImageConfig, SoundConfig]:
-        """How files are read: images as the tower they go to takes them."""
-        if self.towers.image_from is None:
-            return self.images, self.sounds
-        tower = self._image_tower().config
-        return self.images.replace(size=tower.size, channels=tower.channels), self.sounds
-
-    def _image_tower(self) -> ImageTower:
-        assert self.towers.image_from is not None
-        folder = local_directory(self.towers.image_from)
-        tower = load_model(folder)
-        if not isinstance(tower, ImageTower):
-            raise ModelDirectoryError(f"{folder}: not a vision Transformer")
-        return tower
 
     def _without_unreadable(self, media: Media, kept: np.ndarray, aside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.unreadable != "drop" or not media.failures:
@@ -218,141 +211,65 @@ class MultimodalEstimator(TrainedEstimator):
             raise DataError("no row is left to learn from or to judge by once those with unreadable files are dropped")
         return kept, aside
 
-    def _begin(self, frame: pd.DataFrame, kinds: dict[str, Kind], media: Media, n_outputs: int, seed: int) -> None:
-        """Learn the form of rows, and make a model for it whose weights are new, or its towers' own."""
-        t = self.towers
-        if not columns_of(kinds):
-            raise DataError(f"every column is ignored ({', '.join(kinds)}); say what they hold by kinds=")
-        encoder = None
-        if names_of(kinds, "text"):
-            self.tokenizer_, encoder = self._text_start(frame, names_of(kinds, "text"))
-        else:
-            self.tokenizer_ = None
-        features = FeatureForm.learn(frame, kinds)
-        configs = [self._tower(name, kinds, features, encoder, n_outputs) for name in columns_of(kinds)]
-        text = next((one for one in configs if isinstance(one, BertConfig)), None)
-        self.form_ = RowForm(
-            kinds=kinds,
-            features=features,
-            bands=band_statistics(media),
-            tokenizer=self.tokenizer_,
-            longest=min(t.max_pieces, text.max_positions) if text else t.max_pieces,
-            n_segments=text.n_segments if text else 1,
-            image_tokens=next(
-                ((one.size // one.patch) ** 2 + 1 for one in configs if isinstance(one, ImageTowerConfig)), 1
-            ),
-            frames_a_token=2**t.n_halvings,
-        )
-        names = tuple(self.form_.names)
-        fusion = self.fusion.replace(outputs=self.KIND, n_outputs=n_outputs)
-        if fusion.align == "attend" and fusion.longest is None:
-            lengths = [self.form_.modality(name, frame, media).lengths_N for name in names]
-            typical = [float(np.median(one[one > 0])) if (one > 0).any() else 0.0 for one in lengths]
-            fusion = fusion.replace(longest=int(np.argmax(typical)))
-        self.model_ = FusionModel(MultimodalConfig(fusion=fusion, towers=tuple(configs), names=names)).initialise(seed)
-        self._take_towers(encoder)
-
-    def _text_start(self, frame: pd.DataFrame, columns: Sequence[str]) -> tuple[WordPiece, TextEncoder | None]:
-        if self.towers.text_from is not None:
-            encoder = TextEncoder.load(self.towers.text_from)
-            return encoder.tokenizer_, encoder
-        texts = [str(text) for name in columns for text in frame[name].dropna()]
-        return WordPiece.train(texts, self.towers.vocab_size, self.tokenizer), None
-
-    def _tower(
-        self,
-        name: str,
-        kinds: Mapping[str, Kind],
-        features: FeatureForm,
-        encoder: TextEncoder | None,
-        n_outputs: int,
-    ) -> TowerConfig:
-        t = self.towers
-        sizes = {"d_model": t.d_model, "n_layers": t.n_layers, "n_heads": t.n_heads, "d_hidden": t.d_hidden}
-        kind = kinds[columns_of(kinds)[name][0]]
-        if kind == "text":
-            if encoder is not None:
-                return encoder.model_.config.replace(head="none", pooler=False)
-            assert self.tokenizer_ is not None
-            own = {"vocab_size": len(self.tokenizer_), "max_positions": t.max_pieces, "pooler": False}
-            n_segments = max(2, len(names_of(kinds, "text")))
-            return BertConfig(**sizes, **own, n_segments=n_segments, dropout=t.dropout, attention_dropout=0.0)  # type: ignore[arg-type]
-        if kind == "image":
-            if t.image_from is not None:
-                return self._image_tower().config
-            images = {"size": self.images.size, "channels": self.images.channels, "patch": t.patch, "stem": t.stem}
-            return ImageTowerConfig(**sizes, **images, dropout=t.dropout)  # type: ignore[arg-type]
-        if kind == "audio":
-            return SoundTowerConfig(**sizes, n_bands=self.sounds.n_mels, n_halvings=t.n_halvings, dropout=t.dropout)  # type: ignore[arg-type]
-        if t.table == "trees":
-            n_scores = 1 if self.KIND == "class" and n_outputs == 2 else n_outputs
-            return ScoreTowerConfig(n_scores=n_scores, d_model=t.d_model)
-        levels = tuple(len(one) + FIRST_LEVEL for one in features.levels.values())
-        return TableTowerConfig(
-            **sizes,  # type: ignore[arg-type]
-            n_numbers=len(features.edges),
-            n_bins=features.n_bins,
-            n_levels=levels,
-            dropout=t.dropout,
-        )
-
-    def _take_towers(self, encoder: TextEncoder | None) -> None:
-        """Give towers that start from a checkpoint its weights."""
-        for name, tower in zip(self.form_.names, self.model_.towers, strict=True):
-            source = None
-            if name == TEXT and encoder is not None:
-                source, tower = encoder.model_, tower.bert
-            elif isinstance(tower, ImageTower) and self.towers.image_from is not None:
-                source = self._image_tower()
-            if source is None:
-                continue
-            known = dict(source.named_parameters())
-            with torch.no_grad():
-                for weight_name, weight in tower.named_parameters():
-                    weight.copy_(known[weight_name])
-                    weight.requires_grad_(not self.towers.frozen)
-
-    def _datasets(
+    def _begin(
         self,
         frame: pd.DataFrame,
+        kinds: dict[str, Kind],
         media: Media,
+        starts: Starts,
+        kept: np.ndarray,
+        n_outputs: int,
+        seed: int,
+    ) -> None:
+        """Learn the form of rows from those that are `kept`."""
+        if not columns_of(kinds):
+            raise DataError(f"every column is ignored ({', '.join(kinds)}); say what they hold by kinds=")
+        learned = frame.iloc[kept]
+        texts = [text for name in names_of(kinds, "text") for text in as_strings(learned[name]) if text is not None]
+        self.tokenizer_ = starts.tokenizer(texts, self.tokenizer) if names_of(kinds, "text") else None
+        self.trees_ = None
+        self.form_ = RowForm(
+            kinds=kinds,
+            features=FeatureForm.learn(learned, kinds),
+            bands=band_statistics(media, kept),
+            tokenizer=self.tokenizer_,
+            longest=starts.longest,
+            n_segments=starts.n_segments(kinds),
+            image_tokens=starts.image_tokens(self.images),
+            frames_a_token=2**self.towers.n_halvings,
+        )
+
+    def _make(self, starts: Starts, lengths_NM: np.ndarray, n_outputs: int, seed: int) -> None:
+        """A model for the form of rows, whose towers are new or start from others."""
+        fusion = self.fusion.replace(outputs=self.KIND, n_outputs=n_outputs)
+        if fusion.align == "attend" and fusion.longest is None:
+            typical = [np.median(one[one > 0]) if (one > 0).any() else 0 for one in lengths_NM.T]
+            fusion = fusion.replace(longest=int(np.argmax(typical)))
+        n_scores = 1 if self.KIND == "class" and n_outputs == 2 else n_outputs
+        towers = starts.configs(self.form_, self.images, self.sounds, n_scores)
+        config = MultimodalConfig(fusion=fusion, towers=towers, names=tuple(self.form_.names))
+        self.model_ = FusionModel(config).initialise(seed)
+        starts.give(self.model_)
+        self.model_.to(pick_device(self.device))
+
+    def _grow(
+        self,
+        frame: pd.DataFrame,
+        table: Modality,
         targets: np.ndarray,
         weights: np.ndarray,
         kept: np.ndarray,
-        aside: np.ndarray,
         kind: str,
         seed: int,
-    ) -> tuple[MultimodalDataset, MultimodalDataset]:
-        self.trees_ = None
-        found = []
-        for rows in (kept, aside):
-            part = frame.iloc[rows].reset_index(drop=True)
-            modalities = {name: self.form_.modality(name, part, media.keep(rows)) for name in self.form_.names}
-            if self._uses_trees:
-                modalities[TABLE] = self._scores(part, modalities[TABLE], targets[rows], weights[rows], kind, seed)
-            empty = np.flatnonzero(np.stack([one.lengths_N for one in modalities.values()]).sum(0) == 0)
-            if len(empty):
-                raise DataError(
-                    f"row {rows[empty[0]] + 1}: every modality is missing, so there is nothing to learn from"
-                )
-            found.append(MultimodalDataset(modalities, targets[rows], weights[rows], self.augmentation, seed))
-        return found[0], found[1]
-
-    @property
-    def _uses_trees(self) -> bool:
-        return self.towers.table == "trees" and TABLE in self.form_.names
-
-    def _scores(
-        self, frame: pd.DataFrame, table: Modality, y: np.ndarray, weights: np.ndarray, kind: str, seed: int
     ) -> Scores:
-        """Scores of trees: of training rows (the first that are asked for) by trees that did not see them."""
+        """Grow trees in the place of the table's tower; their scores of the rows they learn from are by trees that did
+        not see the row."""
         X = plain_columns(frame, self.form_.features)
-        if self.trees_ is None:
-            numbers = y if kind == "class" else y[:, 0]
-            levels = [len(one) for one in self.form_.features.levels.values()]
-            self.trees_, scores = TreeTower.fit(X, numbers, weights, levels, kind, seed)
-        else:
-            scores = self.trees_.scores(X)
+        levels = [len(one) for one in self.form_.features.levels.values()]
+        y = targets[kept] if kind == "class" else targets[kept, 0]
+        self.trees_, unseen = TreeTower.fit(X[kept], y, weights[kept], levels, kind, seed)
+        scores = self.trees_.scores(X)
+        scores[kept] = unseen
         return Scores(scores, table.lengths_N > 0)
 
     def _train_on(
@@ -383,7 +300,7 @@ class MultimodalEstimator(TrainedEstimator):
         self.results_["held_out_loss"] = mean_loss(self.model_, held, loss, config)
         self.results_["trimmed"] = trimmed_share(held) if self.fusion.align == "trim" else 0.0
 
-    def _judge(self, frame: pd.DataFrame, held: MultimodalDataset, targets: np.ndarray) -> None:
+    def _judge(self, held: MultimodalDataset, targets: np.ndarray) -> None:
         scores = self.score_of(self.outputs_of(held), self._as_given(targets))
         self.results_ |= {"held_out_rows": len(held), "held_out_metrics": [vars(score) for score in scores]}
 
@@ -426,7 +343,7 @@ class MultimodalEstimator(TrainedEstimator):
     def rows_and_media(self, frame: pd.DataFrame, first: int = 0) -> tuple[MultimodalDataset, Media]:
         """Rows as the model takes them, and the files they name as they were read."""
         check_cells(frame, self.form_.kinds)
-        media = self._read(frame, self.form_.kinds, None, first)
+        media = self._read(frame, self.form_.kinds, fitted_images(self.images, self.model_), first=first)
         modalities = {name: self.modality_of(name, frame, media) for name in self.form_.names}
         return MultimodalDataset(modalities, np.zeros(len(frame)), np.ones(len(frame), np.float32)), media
 

@@ -14,8 +14,7 @@ import pandas as pd
 from sklearn.base import clone
 from sklearn.metrics import confusion_matrix
 
-from transfuse.data.augmentation import AugmentationConfig
-from transfuse.data.modalities import Draws, Modality, MultimodalDataset, Part
+from transfuse.data.modalities import Chosen, Modality, MultimodalDataset
 from transfuse.errors import DataError, UnreadableWarning
 from transfuse.estimators.multimodal import MultimodalEstimator, as_frame
 from transfuse.metrics.text_scores import Score
@@ -191,7 +190,7 @@ def modality_report(
     modalities, columns = [], []
     for name in model.form_.names:
         modalities.append(
-            judge.drop(name, [_with(data, name, Shuffled(data.modalities[name], order)) for order in orders])
+            judge.drop(name, [_with(data, name, Chosen(data.modalities[name], order)) for order in orders])
         )
         for column in model.form_.columns_of[name] if len(model.form_.columns_of[name]) > 1 else []:
             changed = [_shuffled_column(frame, column, order) for order in orders]
@@ -200,28 +199,6 @@ def modality_report(
     classes = model.classes_.tolist() if hasattr(model, "classes_") else None
     found = model.decided(outputs).tolist()
     return ModalityReport(len(frame), scores, singles, modalities, columns, wanted.tolist(), found, classes, seconds)
-
-
-@dataclass(frozen=True)
-class Shuffled:
-    """A modality whose rows are those of `order`."""
-
-    own: Modality
-    order: np.ndarray
-
-    @property
-    def lengths_N(self) -> np.ndarray:
-        """Tokens of each row."""
-        lengths: np.ndarray = self.own.lengths_N[self.order]
-        return lengths
-
-    def part(self, rows: Any, present_B: np.ndarray, draws: Draws, config: AugmentationConfig) -> Part:
-        """Those rows."""
-        return self.own.part([int(self.order[row]) for row in rows], present_B, draws, config)
-
-    def content(self, row: int) -> bytes:
-        """What tells a row from another."""
-        return self.own.content(int(self.order[row]))
 
 
 @dataclass(frozen=True)
@@ -237,17 +214,12 @@ class _Judge:
     def _score(self, data: MultimodalDataset) -> float:
         there = data.lengths_NM.sum(1) > 0  # shuffling may leave a row without anything
         rows = np.flatnonzero(there)
-        kept = data if there.all() else _with_rows(data, rows)
+        kept = data if there.all() else data.choose(rows)
         return self.model.score_of(self.model.outputs_of(kept), self.wanted[rows])[0].value
 
 
 def _with(data: MultimodalDataset, name: str, modality: Modality) -> MultimodalDataset:
     return replace(data, modalities={**data.modalities, name: modality})
-
-
-def _with_rows(data: MultimodalDataset, rows: np.ndarray) -> MultimodalDataset:
-    modalities: dict[str, Modality] = {name: Shuffled(one, rows) for name, one in data.modalities.items()}
-    return replace(data, modalities=modalities, targets=data.targets[rows], weights=data.weights[rows])
 
 
 def _shuffled_column(frame: pd.DataFrame, name: str, order: np.ndarray) -> pd.DataFrame:
