@@ -19,7 +19,9 @@ from transfuse import (
     MultimodalRegressor,
     Score,
     compare_alignments,
+    load,
     modality_report,
+    tree_importance,
 )
 from transfuse.data.modalities import Chosen
 from transfuse.reports.alignments import kept_bytes
@@ -146,3 +148,44 @@ def test_kept_bytes_are_those_of_the_graph(fitted: Any) -> None:
     data = model.rows_of(X)
     small, large = (kept_bytes(model.model_, data.batch(list(range(n)))) for n in (10, 40))
     assert 3.5 < large / small < 4.1
+
+
+@pytest.mark.parametrize("number", [False, True])
+def test_importance_of_the_trees_in_a_multimodal_model_is_that_of_their_ensemble(number: bool, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    X = pd.DataFrame({"x": draw.random(400), "noise": draw.random(400), "letter": draw.choice(list("ab"), 400)})
+    y: Any = (
+        3 * X["x"] + (X["letter"] == "a") if number else np.where(X["x"] + 0.3 * (X["letter"] == "a") > 0.6, "u", "v")
+    )
+    kind: Any = MultimodalRegressor if number else MultimodalClassifier
+    towers, fusion = TOWERS.replace(table="trees"), FUSION.replace(fusion="gate")
+    model = kind(towers=towers, fusion=fusion, training=SHORT).fit(X.head(300), y[:300])
+    assert model.trees_ is not None
+    _, columns, wanted = model.trees_of(X.tail(100), y[300:])
+    learned = model.trees_of(X.head(300), y[:300])[1:]
+    found = tree_importance(model, X.tail(100), y[300:], X_train=X.head(300), y_train=y[:300])
+    own = tree_importance(
+        model.trees_.model,
+        columns.to_numpy(),
+        _numbered(wanted, number),
+        X_train=learned[0].to_numpy(),
+        y_train=_numbered(learned[1], number),
+    )
+    assert found.table.index[0] == "x" and set(found.table.index) == {"x", "noise", "letter"}
+    names = dict(enumerate(columns.columns))
+    theirs = own.table.rename(index=lambda name: names[int(name)])
+    for column in ("permutation", "variance_held_out" if number else "gini_held_out"):
+        np.testing.assert_allclose(
+            found.table[column].astype(float), theirs[column].loc[found.table.index].astype(float), atol=1e-9
+        )
+    saved = load(model.save(tmp_path))
+    again = tree_importance(saved, X.tail(100), y[300:], X_train=X.head(300), y_train=y[:300])
+    pd.testing.assert_frame_equal(again.table, found.table)
+    with pytest.raises(ConfigError, match="noise and drop"):
+        tree_importance(model, X, y, X_train=X, y_train=y, noise=2)
+    with pytest.raises(DataError, match="tower is no trees"):
+        tree_importance(kind(towers=TOWERS, fusion=FUSION, training=SHORT).fit(X, y), X, y)
+
+
+def _numbered(y: Any, number: bool) -> np.ndarray:
+    return np.asarray(y) if number else np.unique(y, return_inverse=True)[1]

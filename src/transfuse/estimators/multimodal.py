@@ -354,6 +354,27 @@ class MultimodalEstimator(TrainedEstimator):
             return found
         return Scores(self.trees_.scores(plain_columns(frame, self.form_.features)), found.lengths_N > 0)
 
+    def trees_of(self, X: Any, y: Iterable[Any], names: tuple[str, str] = ("X", "y")) -> tuple[Any, pd.DataFrame, Any]:
+        """The trees in the place of the table's tower as a model of their own, and the columns and targets they take.
+
+        Raises DataError if the model has none.
+        """
+        check_is_fitted(self, "model_")
+        if self.trees_ is None:
+            raise DataError(f"the table's tower is no trees: towers.table={self.towers.table!r}")
+        frame = as_frame(X, names[0])
+        check_cells(
+            frame, {name: kind for name, kind in self.form_.kinds.items() if name in self.form_.columns_of[TABLE]}
+        )
+        form = self.form_.features
+        columns = [*form.edges, *form.levels]
+        told = self.trees_.told(getattr(self, "classes_", None), columns)
+        return told, pd.DataFrame(plain_columns(frame, form), columns=columns), self._as_learned(y, names[1])
+
+    def _as_learned(self, y: Iterable[Any], name: str) -> np.ndarray:
+        """Targets as the trees have them."""
+        return self.targets_of(y, name)
+
     def divided(self, X: pd.DataFrame, y: Sequence[Any]) -> tuple[Rows, Rows]:
         """Rows to learn from and rows to judge by, as `fit` divides them where it is given none to judge by."""
         classes = np.unique(self.targets_of(y, "y"), return_inverse=True)[1] if self.KIND == "class" else None

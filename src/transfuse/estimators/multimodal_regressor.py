@@ -81,6 +81,10 @@ class MultimodalRegressor(RegressorMixin, MultimodalEstimator):  # type: ignore[
             raise DataError(f"{name}[{bad[0]}] is not a finite number")
         return numbers
 
+    def _as_learned(self, y: Iterable[Any], name: str) -> np.ndarray:
+        found: np.ndarray = self._scaled(self.targets_of(y, name))[:, 0].astype(np.float64)
+        return found
+
     def _scaled(self, numbers: np.ndarray) -> np.ndarray:
         found: np.ndarray = ((numbers - self.mean_) / self.scale_).astype(np.float32)[:, None]
         return found

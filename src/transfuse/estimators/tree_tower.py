@@ -10,7 +10,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
 
 from transfuse.trees.ensemble import Trees
-from transfuse.trees.read import read_trees
+from transfuse.trees.output import Output
+from transfuse.trees.read import Ensemble, read_trees
 from transfuse.trees.walk import summed
 
 FOLDS = 5
@@ -41,6 +42,10 @@ class TreeTower:
 
     def __init__(self, trees: Trees, base: np.ndarray, model: Any = None) -> None:
         self.trees, self.base, self.model = trees, base, model
+
+    def told(self, classes: np.ndarray | None, names: list[str]) -> ToldTrees:
+        """The trees as a model by itself, for `tree_importance`; `names` are its columns."""
+        return (ToldTrees if classes is None else ToldClassTrees)(self, classes, names)
 
     @classmethod
     def fit(
@@ -95,3 +100,44 @@ class TreeTower:
             name: np.array(one["values"], one["dtype"]).reshape(one["shape"]) for name, one in values["arrays"].items()
         }
         return cls(Trees(n_features=values["n_features"], single=False, **arrays), np.array(values["base"]))
+
+
+class ToldTrees:
+    """Trees read into arrays that answer as scikit-learn's own would, for numbers."""
+
+    def __init__(self, tower: TreeTower, classes: np.ndarray | None, names: list[str]) -> None:
+        self.tower = tower
+        self.feature_names_in_, self.n_features_in_ = np.array(names, dtype=object), len(names)
+        width = tower.trees.n_outputs
+        output = Output("identity") if classes is None else Output("logits", width)
+        self.ensemble_ = Ensemble(tower.trees, _values, self._margins, (output,))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """A number a row."""
+        return self._margins(X)
+
+    def _margins(self, X: Any) -> np.ndarray:
+        scores = self.tower.scores(_values(X))
+        return scores[:, 0] if scores.shape[1] == 1 else scores
+
+
+class ToldClassTrees(ToldTrees):
+    """The same for classes."""
+
+    def __init__(self, tower: TreeTower, classes: np.ndarray | None, names: list[str]) -> None:
+        super().__init__(tower, classes, names)
+        assert classes is not None
+        self.classes_ = classes
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Shares of the classes."""
+        return self.ensemble_.outputs[0].predicted(self.tower.scores(_values(X)))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likeliest class."""
+        found: np.ndarray = self.classes_[self.predict_proba(X).argmax(1)]
+        return found
+
+
+def _values(X: Any) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(X, np.float64))

@@ -39,6 +39,8 @@ class Ensemble:
 
 def read_trees(model: Any) -> Ensemble:
     """The trees of a fitted model. Raises DataError for one that has none, or of a kind that cannot be read."""
+    if hasattr(model, "ensemble_"):  # read before, as the trees of a saved directory are
+        return model.ensemble_
     # a Booster of LightGBM can say itself as a string, one of XGBoost can save itself raw
     if hasattr(model, "get_booster") or hasattr(model, "save_raw"):
         booster = _xgboost_booster(model)
