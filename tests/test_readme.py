@@ -60,7 +60,7 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "prompts.txt").write_text("It was\n")
     commands = commands_of("README.md")
     assert {shlex.split(command)[1] for command in commands} == {
-        *("fit", "predict", "evaluate", "inspect", "regroup", "compare", "importance", "longest")
+        *("fit", "predict", "evaluate", "inspect", "regroup", "compare", "describe", "importance", "longest")
     }
     for command in commands:
         further = "" if " fit " not in command else SHORT if " --from " in command or "multimodal" in command else SMALL

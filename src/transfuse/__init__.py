@@ -22,6 +22,7 @@ _HOMES = {
     "Corpus": "transfuse.data.corpus",
     "DataError": "transfuse.errors",
     "DecoderConfig": "transfuse.models.decoder",
+    "Description": "transfuse.reports.description",
     "DistillationConfig": "transfuse.training.distillation",
     "Distinct": "transfuse.strings.longest",
     "DistinctStream": "transfuse.strings.longest",
@@ -70,6 +71,7 @@ _HOMES = {
     "all_longest_distinct": "transfuse.strings.longest",
     "compare": "transfuse.reports.compare",
     "compare_alignments": "transfuse.reports.alignments",
+    "describe": "transfuse.reports.description",
     "expand_heads": "transfuse.estimators.regroup",
     "forest_importance": "transfuse.reports.forest",
     "inspect": "transfuse.reports.inspection",
@@ -101,6 +103,7 @@ __all__ = [
     "Corpus",
     "DataError",
     "DecoderConfig",
+    "Description",
     "DistillationConfig",
     "Distinct",
     "DistinctStream",
@@ -149,6 +152,7 @@ __all__ = [
     "all_longest_distinct",
     "compare",
     "compare_alignments",
+    "describe",
     "expand_heads",
     "forest_importance",
     "inspect",
@@ -218,6 +222,7 @@ if TYPE_CHECKING:
     from transfuse.reports.alignments import AlignmentComparison, compare_alignments
     from transfuse.reports.compare import compare
     from transfuse.reports.comparison import Comparison
+    from transfuse.reports.description import Description, describe
     from transfuse.reports.forest import forest_importance
     from transfuse.reports.importance import Importance, tree_importance
     from transfuse.reports.inspection import Inspection, inspect

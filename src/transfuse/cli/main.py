@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from transfuse.cli.describe import describe
 from transfuse.cli.evaluate import evaluate
 from transfuse.cli.fine_tune import fit_answer, fit_classify, fit_tag
 from transfuse.cli.fit import fit_app
@@ -40,7 +41,7 @@ fit_app.command("tag")(fit_tag)
 fit_app.command("answer")(fit_answer)
 fit_app.command("multimodal")(fit_multimodal)
 app.add_typer(fit_app, name="fit")
-for command in (predict, evaluate, inspect, regroup, compare, importance, longest):
+for command in (predict, evaluate, inspect, regroup, compare, describe, importance, longest):
     app.command()(command)
 
 _options = {"debug": False}

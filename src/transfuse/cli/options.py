@@ -32,6 +32,12 @@ TagColumn = Annotated[int, typer.Option(help="Column of the tag in a CoNLL file,
 MismatchedAnswers = Annotated[
     str, typer.Option("--mismatched", help="Answers that do not stand where they say: refuse, drop or find.")
 ]
+KindOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind", metavar="COLUMN=KIND", help="text, image, audio, number, category, date or ignored; repeatable."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Out = Annotated[Path, typer.Option(help="Where the model directory goes; checkpoints go to OUT/training.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in OUT.")]
@@ -153,6 +159,17 @@ def parse_settings(model: Any, settings: Iterable[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             parsed[key] = value
     return parsed
+
+
+def parse_kinds(kinds: list[str] | None) -> dict[str, Any]:
+    """`size=number` as `{"size": "number"}`; what the kind may be, the table's reader says."""
+    found = {}
+    for setting in kinds or []:
+        column, equals, kind = setting.rpartition("=")
+        if not equals:
+            raise ConfigError(f"--kind {setting}: expected COLUMN=KIND")
+        found[column] = kind
+    return found
 
 
 def check_ours(folder: Path) -> None:

@@ -13,6 +13,7 @@ from transfuse.cli.messages import say, stoppable
 from transfuse.cli.options import (
     AsJson,
     Device,
+    KindOption,
     ModelDir,
     Out,
     Resume,
@@ -22,6 +23,7 @@ from transfuse.cli.options import (
     SourceColumn,
     TargetColumn,
     check_ours,
+    parse_kinds,
     read_pairs,
 )
 from transfuse.errors import ConfigError
@@ -135,9 +137,7 @@ def compare(
         str | None,
         typer.Option(help="Of one TABLE instead: train each of these alignments, as pad,trim,attend, or all."),
     ] = None,
-    kinds: Annotated[
-        list[str] | None, typer.Option("--kind", metavar="COLUMN=KIND", help="With --align: what a column holds.")
-    ] = None,
+    kinds: KindOption = None,
     number: Annotated[bool, typer.Option("--number", help="With --align: the target is a number.")] = False,
     settings: Settings = None,
     seed: Seed = 0,
@@ -206,10 +206,9 @@ def _alignments(
     if len(tables) != 1 or target is None:
         raise ConfigError("--align is for one TABLE and its --target")
     (table,) = tables
-    pairs = [setting.rpartition("=") for setting in kinds or []]
     model = new_model(
         number,
-        kinds={column: kind for column, _, kind in pairs},
+        kinds=parse_kinds(kinds),
         files=table.parent,
         device=device,
         random_state=seed,
