@@ -1,6 +1,6 @@
 """Spoken and written digits: what fusing an image and a sound is worth, at full quality and when both are degraded.
 
-    python benchmarks/digits.py DATA [--image-noise 0] [--audio-noise 0] [--fusion early] [--epochs 36] [--seed 0]
+    python benchmarks/digits.py DATA [--image-noise 0] [--audio-noise 0] [--fusion early] [--epochs 40] [--seed 0]
 
 DATA holds digits.csv with the folders images and audio. Trains on its train rows, selects by dev (an unseen speaker),
 judges by test (500 rows of it of another unseen speaker). `--image-noise` is the deviation of the noise added to
@@ -57,9 +57,9 @@ def estimator(files: Path, fusion: str, epochs: int, seed: int, dropout: float, 
     return MultimodalClassifier(
         files=files,
         kinds=kinds,
-        images=ImageConfig(size=28, channels=1),
+        images=ImageConfig(size=32, channels=1),
         sounds=SoundConfig(rate=8000, n_mels=40, max_seconds=2.0),
-        towers=TowersConfig(patch=4, d_model=96, n_layers=2, dropout=0.1),
+        towers=TowersConfig(patch=8, d_model=96, n_layers=2, dropout=0.1),
         fusion=FusionConfig(fusion=fusion, d_model=96, n_layers=1),  # type: ignore[arg-type]
         augmentation=AugmentationConfig(
             shift=0.06, stretch=0.15, warp=0.08, time_mask=0.15, band_mask=0.2, modality_dropout=dropout
@@ -85,7 +85,7 @@ def main() -> int:
     parser.add_argument("--image-noise", type=float, default=0.0)
     parser.add_argument("--audio-noise", type=float, default=0.0)
     parser.add_argument("--fusion", default="early")
-    parser.add_argument("--epochs", type=int, default=36)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--modality-dropout", type=float, default=0.4)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()

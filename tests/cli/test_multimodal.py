@@ -80,6 +80,27 @@ def test_numbers_and_settings(data: Path, tmp_path: Path) -> None:
     assert json.loads(output)["fused"][0]["name"] == "R²" and json.loads(output)["alone"] == {}
 
 
+def test_files_may_lie_elsewhere_and_gaps_do_not_change_classes(data: Path, tmp_path: Path) -> None:
+    lines = (data / "rows.csv").read_text().splitlines()
+    numbered = [f"{line.rsplit(',', 2)[0]},{'abc'.index(line.rsplit(',', 2)[1])}" for line in lines[1:]]
+    (tmp_path / "whole.csv").write_text("\n".join(["photo,clip,story,size,letter,answer", *numbered]) + "\n")
+    (tmp_path / "gap.csv").write_text(
+        "\n".join(["photo,clip,story,size,letter,answer", *numbered, numbered[0][:-1]]) + "\n"
+    )
+    out, files = tmp_path / "m", ("--files", data)
+    code, _, messages = call(
+        *("fit", "multimodal", tmp_path / "gap.csv", "--target", "answer", "--out", out, "--skip-bad-rows"),
+        *("--category", "letter", "--no-alone", *files, *SIZES),
+    )
+    assert code == 0, messages
+    code, output, _ = call("predict", out, tmp_path / "whole.csv", *files)
+    assert code == 0 and set(output.split()) <= set("012")
+    shown = [int(one) for one in output.split()]
+    right = sum(one == int(line[-1]) for one, line in zip(shown, numbered, strict=True)) / 40
+    code, output, _ = call("evaluate", out, tmp_path / "whole.csv", "--target", "answer", "--json", *files)
+    assert json.loads(output)["scores"][0]["value"] == pytest.approx(100 * right)
+
+
 def test_alignments(data: Path) -> None:
     code, output, messages = call(
         *("compare", data / "rows.csv", "--align", "pad,trim", "--target", "answer", "--kind", "score=ignored"),

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfuse.data.columns import as_numbers, as_paths, as_strings, find_kinds, look
-from transfuse.data.features import FIRST_LEVEL, MISSING, UNKNOWN, FeatureForm, plain_columns
+from transfuse.data.columns import as_dates, as_numbers, as_paths, as_strings, day_first, find_kinds, look
+from transfuse.data.features import DATE_PARTS, FIRST_LEVEL, MISSING, UNKNOWN, FeatureForm, plain_columns
 from transfuse.errors import ConfigError, DataError
 
 LONG = [f"this is review number {i} of many" for i in range(50)]
@@ -31,6 +31,11 @@ LONG = [f"this is review number {i} of many" for i in range(50)]
         ([None, None], "ignored"),
         ([f"id{i}" for i in range(400)], "ignored"),
         (["1-2", "3-4", "5-6"] * 5, "category"),
+        (["1 2020", "2 2021", "3 2022", "4 2022"], "text"),
+        (["13/02/2020", "02/03/2020"], "date"),
+        (["March 5, 2024", "Tue 6 Mar 2024"], "date"),
+        (["13/02/2020", "02/13/2020"] * 2, "category"),
+        (["1", "2.5", None], "number"),
         (pd.Categorical(["1", "2", "1"]), "category"),
         (pd.to_datetime(["2024-01-05", None]), "date"),
     ],
@@ -60,6 +65,34 @@ def test_mixed_cells_and_infinities_are_named_by_row() -> None:
         as_numbers(pd.Series([1, 2, -np.inf], name="x"))
 
 
+def test_day_and_month_stand_in_one_order() -> None:
+    """What can only be read one way says how the others are read; points mean the day first."""
+    european, american = ["13/02/2020", "02/03/2020"], ["02/13/2020", "02/03/2020"]
+    for values, by_day, month in (
+        (european, True, 3),
+        (american, False, 2),
+        (["02.03.2020"], True, 3),
+        (["02/03/2020"], False, 2),
+    ):
+        assert day_first(pd.Series(values)) == by_day
+        assert as_dates(pd.Series(values), by_day).iloc[-1].month == month
+    form = FeatureForm.learn(pd.DataFrame({"d": european}), {"d": "date"})
+    with pytest.raises(DataError, match="row 1: 02/13/2020 is not a date"):
+        form.encode(pd.DataFrame({"d": ["02/13/2020"]}))
+
+
+def test_clocks_are_read_as_they_show() -> None:
+    zoned = pd.Series(pd.date_range("2024-01-01 22:00", periods=3, freq="7h", tz="America/New_York"))
+    assert as_dates(zoned, False).tolist() == as_dates(zoned.astype(str), False).tolist()
+    assert as_dates(pd.Series(["2024-01-01T22:00:00Z"]), False).iloc[0] == pd.Timestamp("2024-01-01 22:00")
+
+
+def test_a_column_may_not_be_called_as_a_part_of_a_date() -> None:
+    frame = pd.DataFrame({"when": ["2024-03-01"], "when (day)": [5]})
+    with pytest.raises(DataError, match=r"called 'when \(day\)'"):
+        FeatureForm.learn(frame, {"when": "date", "when (day)": "number"})
+
+
 def test_what_is_no_date_is_named() -> None:
     form = FeatureForm.learn(pd.DataFrame({"d": ["2024-03-01", "2020-01-01"]}), {"d": "date"})
     with pytest.raises(DataError, match="column 'd', row 2: soon is not a date"):
@@ -72,10 +105,10 @@ def test_whole_numbers_are_the_same_category_with_and_without_gaps() -> None:
 
 
 def test_paths_may_not_leave_the_folder(tmp_path: Path) -> None:
-    names = pd.Series(["a.png", "../a.png", None, "/etc/passwd.png", "sub/../b.png"])
+    names = pd.Series(["a.png", "../a.png", None, "/etc/passwd.png", "sub/../b.png", "a\0.png"])
     paths, refused = as_paths(names, tmp_path)
-    assert [path is not None for path in paths] == [True, False, False, False, True]
-    assert set(refused) == {1, 3} and "outside" in refused[1]
+    assert [path is not None for path in paths] == [True, False, False, False, True, False]
+    assert set(refused) == {1, 3, 5} and "outside" in refused[1] and "no name of a file" in refused[5]
 
 
 def test_numbers_fill_their_bins() -> None:
@@ -106,7 +139,7 @@ def test_levels_are_numbered_by_frequency_and_new_ones_are_unknown() -> None:
 
 def test_dates_are_taken_apart() -> None:
     form = FeatureForm.learn(pd.DataFrame({"d": ["2024-03-01 18:30", "2020-01-01"]}), {"d": "date"})
-    assert form.names == ["d"] * 5
+    assert list(form.edges) == [f"d ({part})" for part in DATE_PARTS]
     columns = plain_columns(pd.DataFrame({"d": ["2024-03-01 18:30", None]}), form)
     day = (pd.Timestamp("2024-03-01 18:30") - pd.Timestamp("1970-01-01")) / pd.Timedelta(days=1)
     np.testing.assert_allclose(columns[0], [day, 61, 1, 4, 18.5])

@@ -189,9 +189,9 @@ def test_failures_name_row_and_column(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"")
     frame.loc[2, "clip"] = "../secret.wav"
     kinds = find_kinds(frame, {"story": "ignored", "letter": "category"})
-    media = read_media(frame, kinds, tmp_path, IMAGES, SOUNDS, first=10)
-    assert [(failure.row, failure.column) for failure in media.failures] == [(11, "photo"), (12, "clip")]
-    assert str(media.failures[0]).startswith("row 12, column 'photo': ") and "outside" in media.failures[1].reason
+    media = read_media(frame, kinds, tmp_path, IMAGES, SOUNDS)
+    assert [(failure.row, failure.column) for failure in media.failures] == [(1, "photo"), (2, "clip")]
+    assert media.failures[0].reason == "zero bytes" and "outside" in media.failures[1].reason
     assert not media.images["photo"][1][1] and media.images["photo"][1][0]
 
 

@@ -22,6 +22,7 @@ from media import table
 from transfuse import (
     AugmentationConfig,
     BertConfig,
+    CheckpointError,
     ConfigError,
     DataError,
     FusionConfig,
@@ -34,6 +35,7 @@ from transfuse import (
     TextEncoder,
     TowersConfig,
     TrainingConfig,
+    TruncatedWarning,
     UnreadableWarning,
     kind_of,
     load,
@@ -181,7 +183,8 @@ def test_trees_stand_for_the_table_and_are_saved_exactly(
     from transfuse.data.features import plain_columns
 
     plain = plain_columns(table_rows, model.form_.features)
-    np.testing.assert_allclose(model.trees_.scores(plain), model.trees_.model.decision_function(plain), atol=1e-9)
+    shares = np.maximum(model.trees_.model.predict_proba(plain), 1e-6)
+    np.testing.assert_allclose(model.trees_.scores(plain), np.log(shares), atol=1e-9)
     assert isinstance(model.trees_.model, HistGradientBoostingClassifier)
     saved = MultimodalClassifier.load(model.save(tmp_path), files=folder)
     assert saved.trees_ is not None and (tmp_path / "trees.json").exists()
@@ -206,8 +209,22 @@ def test_scores_of_training_rows_are_by_trees_that_did_not_see_them(folder: Path
 
     tower, unseen = TreeTower.fit(X.to_numpy(), y, np.ones(200), [], "class", 0)
     seen = tower.scores(X.to_numpy())
-    assert ((seen[:, 0] > 0) == y).mean() > 0.8
-    assert abs(((unseen[:, 0] > 0) == y).mean() - 0.5) < 0.15
+    assert (seen.argmax(1) == y).mean() > 0.8
+    assert abs((unseen.argmax(1) == y).mean() - 0.5) < 0.15
+
+
+@pytest.mark.parametrize("counts", [(38, 1, 1), (20, 18, 1, 1), (39, 1)])
+def test_trees_take_classes_of_one_row(counts: tuple[int, ...]) -> None:
+    draw = np.random.default_rng(0)
+    y = np.repeat(np.arange(len(counts)), counts)
+    X = pd.DataFrame({"x": y + draw.random(40), "z": draw.random(40)})
+    towers, fusion = TOWERS.replace(table="trees"), FUSION.replace(fusion="average")
+    for seed in range(4):
+        model = MultimodalClassifier(
+            towers=towers, fusion=fusion, training=SHORT, class_weight="balanced", random_state=seed
+        )
+        shares = model.fit(X, y).predict_proba(X)
+        assert shares.shape == (40, len(counts)) and np.isfinite(shares).all()
 
 
 def test_numbers_are_learned_in_their_own_range(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> None:
@@ -328,7 +345,7 @@ def test_weights_of_zero_take_rows_out(folder: Path, rows: tuple[pd.DataFrame, l
         for one in (y, other)
     )
     np.testing.assert_array_equal(first.predict_proba(X), second.predict_proba(X))
-    with pytest.raises(DataError, match="48 finite numbers of at least 0"):
+    with pytest.raises(DataError, match="finite numbers of at least 0"):
         made(folder).fit(X, y, sample_weight=-weights)
 
 
@@ -354,6 +371,99 @@ def test_interrupted_runs_are_taken_up_again(
 def _stop_at_four(self: Any, interrupts: Any) -> None:
     if self.state.position.step == 4:
         raise KeyboardInterrupt
+
+
+def test_targets_are_the_same_whatever_their_type(rows: tuple[pd.DataFrame, list[str]], folder: Path) -> None:
+    X, y = rows[0][["size", "letter"]], np.array(["abc".index(label) for label in rows[1]])
+    model = made(folder).fit(X, y)
+    wanted = [score.value for score in model.evaluate(X, y)]
+    assert [score.value for score in model.evaluate(X, y.astype(float))] == wanted
+    assert [score.value for score in model.evaluate(X, y.astype(str))] == wanted
+    two = made(folder).fit(X, y == 0)
+    assert [one.value for one in two.evaluate(X, y == 0)] == [
+        one.value for one in two.evaluate(X, (y == 0).astype(int))
+    ]
+
+
+def test_what_is_judged_by_or_weighs_nothing_is_not_learned_from(folder: Path) -> None:
+    X = pd.DataFrame({"x": np.arange(40.0)})
+    y = np.arange(40.0)
+    weights = np.ones(40)
+    weights[3], y[3], X.loc[3, "x"] = 0, 1e6, 1e9
+    far = pd.DataFrame({"x": [1e6, 2e6]})
+    model = MultimodalRegressor(**{**SMALL, "kinds": None}).fit(
+        X, y, sample_weight=weights, validation=(far, [7e6, 8e6])
+    )
+    assert model.mean_ == pytest.approx(np.delete(np.arange(40.0), 3).mean())
+    assert model.form_.features.edges["x"][-1] == 39.0
+    held = MultimodalRegressor(**{**SMALL, "kinds": None}).fit(X.drop(3), np.delete(y, 3))
+    learned = held.divided(X.drop(3).reset_index(drop=True), np.delete(y, 3))[0]
+    assert held.mean_ == pytest.approx(np.mean(learned[1]))
+
+
+def test_validation_tables_are_checked_and_their_rows_named(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    X, y = rows
+    with pytest.raises(DataError, match="validation: there is no column 'clip'"):
+        made(folder).fit(X, y, validation=(X.drop(columns="clip"), y))
+    with pytest.raises(DataError, match="validation row 3, column 'photo'"):
+        made(folder).fit(X, y, validation=(X.assign(photo=["0.png"] * 2 + ["gone.png"] + ["1.png"] * 45), y))
+    ignored = made(folder, kinds={"letter": "category", "clip": "ignored"})
+    ignored.fit(X, y, validation=(X.drop(columns="clip"), y))
+
+
+def test_late_rows_have_their_own_numbers(fitted: MultimodalClassifier, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    X = pd.concat([rows[0][["letter", "size"]]] * 12, ignore_index=True).assign(photo=None, clip=None, story=None)
+    X.loc[530] = None
+    with pytest.raises(DataError, match="row 531: every modality is missing"):
+        fitted.predict(X)
+    X = X.fillna({"letter": "x", "size": 1.0})
+    X.loc[540, "photo"] = "gone.png"
+    with pytest.raises(DataError, match="row 541, column 'photo'"):
+        fitted.predict(X)
+
+
+def test_a_directory_keeps_its_settings(folder: Path, rows: tuple[pd.DataFrame, list[str]], tmp_path: Path) -> None:
+    X, y = rows[0][["letter", "size"]].assign(junk=[f"id{i}" for i in range(48)]), rows[1]
+    for weight in ("balanced", {"a": 2.0, "b": 1.0, "c": 3.0}, None):
+        model = made(folder, class_weight=weight).fit(X, y)
+        opened = MultimodalClassifier.load(model.save(tmp_path))
+        assert opened.class_weight == weight and opened.kinds == {"letter": "category"}
+        clone(opened).fit(X.drop(columns="junk"), y)
+    with pytest.raises(DataError, match="classes are strings, or numbers"):
+        made(folder).fit(X, pd.date_range("2024-01-01", periods=48))
+    with pytest.raises(DataError, match="holds int, str"):
+        made(folder).fit(X, ["a", 1] * 24)
+
+
+def test_another_start_is_another_run(folder: Path, rows: tuple[pd.DataFrame, list[str]], tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        vit = ImageTower(ImageTowerConfig(size=8, patch=4, channels=1, d_model=8, n_layers=1, n_heads=2))
+        for weight in vit.parameters():
+            torch.nn.init.normal_(weight, std=0.2)
+        save_model(vit, tmp_path / name)
+    X, y = rows[0][["photo", "size"]], rows[1]
+    start = TOWERS.replace(image_from=str(tmp_path / "one"), frozen=True)
+    made(folder, kinds=None, towers=start, run_dir=tmp_path / "run").fit(X, y)
+    other = made(folder, kinds=None, towers=start.replace(image_from=str(tmp_path / "two")), run_dir=tmp_path / "run")
+    with pytest.raises(CheckpointError, match="starts"):
+        other.fit(X, y, resume=True)
+    assert not list((tmp_path / "run").glob("*.npy"))
+    (tmp_path / "one" / "preprocessor_config.json").write_text('{"image_mean": [0.485, 0.456, 0.406]}')
+    with pytest.raises(ModelDirectoryError, match="image_mean"):
+        made(folder, kinds=None, towers=start).fit(X, y)
+
+
+def test_cut_sounds_are_told_of(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    with pytest.warns(TruncatedWarning, match="48 sounds are longer than max_seconds=0.02"):
+        made(folder, sounds=SMALL["sounds"].replace(max_seconds=0.02)).fit(*rows)  # type: ignore[attr-defined]
+
+
+def test_lists_keep_their_types_and_empty_cells_are_missing() -> None:
+    rows = [[float(i % 2), "", "uv"[i % 2]] for i in range(40)]
+    model = MultimodalClassifier(towers=TOWERS, fusion=FUSION, training=SHORT).fit(rows, [i % 2 for i in range(40)])
+    assert model.form_.kinds == {"x0": "number", "x1": "ignored", "x2": "category"}
+    with pytest.raises(DataError, match="two columns are called 'x0'"):
+        model.predict(pd.DataFrame([[1.0, "", "u", 2.0]], columns=["x0", "x1", "x2", "x0"]))
 
 
 # the scikit-learn contract

@@ -18,6 +18,7 @@ from transfuse import (
     MultimodalClassifier,
     MultimodalRegressor,
     Score,
+    UnreadableWarning,
     compare_alignments,
     load,
     modality_report,
@@ -25,7 +26,7 @@ from transfuse import (
 )
 from transfuse.data.modalities import Chosen
 from transfuse.reports.alignments import kept_bytes
-from transfuse.reports.modalities import Drop, ModalityReport
+from transfuse.reports.modalities import Alone, Drop, ModalityReport
 
 
 def cells(n: int, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
@@ -77,7 +78,7 @@ def test_each_modality_alone_stands_beside_all(tmp_path: Path) -> None:
         files=tmp_path,
         **{**SMALL, "kinds": {"letter": "category", "photo": "ignored", "clip": "ignored", "story": "ignored"}},
     ).fit(*learned, validation=judged)
-    assert report.alone["table"][0].value == pytest.approx(own.evaluate(*judged)[0].value)
+    assert report.alone["table"].scores[0].value == pytest.approx(own.evaluate(*judged)[0].value)
     assert {drop.name for drop in report.columns} == {"letter", "size"}
     content = report.save(tmp_path / "r.html").read_text()
     assert report.sentence.split(":")[0] in content and content.count("data:image/png") == 1
@@ -87,17 +88,40 @@ def test_each_modality_alone_stands_beside_all(tmp_path: Path) -> None:
 def report_of(fused: float, alone: float, n: int = 1000) -> ModalityReport:
     scores = [Score("accuracy", fused, "s")]
     drops = [Drop("a", 1.0, 0.1), Drop("b", 2.0, 0.1)]
-    return ModalityReport(n, scores, {"a": [Score("accuracy", alone, "s")]}, drops, [], [1], [1], [0, 1], {})
+    single = {"a": Alone(n, [Score("accuracy", alone, "s")], scores), "b": Alone(3, [], [], why="one class")}
+    return ModalityReport(n + 5, scores, single, drops, [], [1], [1], [0, 1], 1.0)
 
 
 def test_it_says_when_combining_did_not_help() -> None:
-    assert report_of(90, 80).sentence.startswith(
-        "Combining helped: accuracy 90 against 80 of the best single modality, a"
+    helped = report_of(90, 80)
+    assert helped.sentence.startswith(
+        "Combining helped: accuracy 90 against 80 of the best single modality, a, on 1,000"
     )
     assert report_of(80, 80).sentence.startswith(
         "Combining did not help: accuracy 80, no better than the 80 of a alone"
     )
-    assert "chance" in report_of(81, 80, 100).sentence and "chance" not in report_of(90, 80).sentence
+    assert "chance" in report_of(81, 80, 100).sentence and "chance" not in helped.sentence
+    assert "one class" in helped.to_text() and "all together where a is" in helped.to_text()
+
+
+def test_a_modality_is_judged_on_the_rows_that_have_it(tmp_path: Path) -> None:
+    """Half of the pictures are missing, one is broken, one text is empty, no held-out row has a sound."""
+    X, y = table(tmp_path, 48)
+    model = MultimodalClassifier(files=tmp_path, unreadable="missing", **SMALL)
+    (tmp_path / "9.png").write_bytes(b"no picture")
+    X.loc[::2, "photo"] = None
+    X.loc[5, "story"] = "  "
+    learned, judged = model.divided(X, np.array(y))
+    judged[0]["clip"] = None
+    with pytest.warns(UnreadableWarning):
+        model.fit(*learned, validation=judged)
+    report = modality_report(model, *learned, held=judged, n_repeats=2)
+    with_photo = judged[0]["photo"].notna() & (judged[0]["photo"] != "9.png")
+    assert report.alone["photo"].n_rows == with_photo.sum() < report.n_rows == 12
+    rows = judged[0][with_photo.to_numpy()]
+    wanted = [label for label, there in zip(judged[1], with_photo, strict=True) if there]
+    assert report.alone["photo"].fused[0].value == pytest.approx(100 * np.mean(model.predict(rows) == wanted))
+    assert "none to judge by" in report.alone["clip"].why and report.alone["text"].scores
 
 
 def test_residuals_of_numbers_are_drawn() -> None:

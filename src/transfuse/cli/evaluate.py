@@ -13,6 +13,7 @@ from transfuse.cli.options import (
     Beams,
     Data,
     Device,
+    FilesOption,
     MismatchedAnswers,
     ModelDir,
     SecondColumn,
@@ -41,8 +42,8 @@ USED: dict[str, set[str]] = {
     "TextRegressor": {"--source", "--second", "--target", "--skip-bad-rows"},
     "TokenTagger": {"--token-column", "--tag-column"},
     "QuestionAnswerer": {"--mismatched"},
-    "MultimodalClassifier": {"--target", "--skip-bad-rows"},
-    "MultimodalRegressor": {"--target", "--skip-bad-rows"},
+    "MultimodalClassifier": {"--target", "--skip-bad-rows", "--files"},
+    "MultimodalRegressor": {"--target", "--skip-bad-rows", "--files"},
 }
 """Options that mean something to each kind of model."""
 
@@ -62,6 +63,7 @@ def evaluate(
     ] = None,
     key: Annotated[str, typer.Option(help="Key of the text in .jsonl, for a language model.")] = "text",
     beams: Beams = None,
+    files: FilesOption = None,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
@@ -78,6 +80,7 @@ def evaluate(
         "--metric": metric,
         "--key": key != "text",
         "--beams": beams,
+        "--files": files,
     }
     if kind == "TextEncoder":
         raise ConfigError(f"{directory} is an encoder: its vectors have no score of their own")
@@ -98,7 +101,7 @@ def evaluate(
             raise ConfigError(f"--target: {directory} is scored against a column of the table, which has to be named")
         table = one_file(data)
         frame, labels = read_rows(table, target, skip_bad_rows)
-        model = load_model(directory, device).set_params(files=table.parent)
+        model = load_model(directory, device).set_params(files=files or table.parent)
         scores, about = model.evaluate(frame, labels), {"rows": len(frame)}
     elif kind == "TokenTagger":
         tagged = read_tags(data, token_column, tag_column)

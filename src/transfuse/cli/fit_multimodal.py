@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from transfuse.cli.messages import say, stoppable
-from transfuse.cli.options import AsJson, Device, Out, Resume, Seed, Settings, check_ours, parse_settings
+from transfuse.cli.options import AsJson, Device, FilesOption, Out, Resume, Seed, Settings, check_ours, parse_settings
 from transfuse.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ TableFile = Annotated[Path, typer.Argument(help="A .csv or .tsv file with a head
 Target = Annotated[str, typer.Option(help="The column to predict.")]
 Columns = list[str] | None
 Number = Annotated[bool, typer.Option("--number", help="The target is a number, not a class.")]
-Files = Annotated[
-    Path | None, typer.Option(help="Folder that paths in TABLE begin at. Default: the one that TABLE is in.")
-]
 OfKind = {
     kind: typer.Option(f"--{kind}", help=f"A column of {what}; repeatable. Default: as it looks.")
     for kind, what in {
@@ -51,7 +48,7 @@ def fit_multimodal(
     date: Annotated[Columns, OfKind["date"]] = None,
     ignore: Ignore = None,
     number: Number = False,
-    files: Files = None,
+    files: FilesOption = None,
     unreadable: UnreadableFiles = "refuse",
     fusion: Annotated[str | None, typer.Option(help="early, middle, bottleneck, concatenate, gate or average.")] = None,
     align: Annotated[str | None, typer.Option(help="pad, trim, interpolate, attend or resample.")] = None,
@@ -144,11 +141,17 @@ def read_rows(table: Path, target: str, skip_bad_rows: bool = False) -> tuple[pd
             raise DataError(
                 f"{table}: row {row}: the target {target!r} is missing (--skip-bad-rows leaves such rows out)"
             )
-        say(f"{table}: {int(missing.sum()):,} rows without a target left out, {int((~missing).sum()):,} kept")
+        say(
+            f"{table}: {int(missing.sum()):,} rows without a target left out, {int((~missing).sum()):,} kept; "
+            "what follows counts those that are kept"
+        )
         frame = frame[~missing].reset_index(drop=True)
     if not len(frame):
         raise DataError(f"{table}: no row has a target in column {target!r}")
-    return frame.drop(columns=target), frame[target].tolist()
+    answers = frame[target]
+    if answers.dtype.kind == "f" and (answers == answers.round()).all() and missing.any():
+        answers = answers.astype(int)  # a gap had made whole numbers decimal
+    return frame.drop(columns=target), answers.tolist()
 
 
 def _kinds(given: dict[str, list[str] | None]) -> dict[str, Any]:

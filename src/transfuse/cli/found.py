@@ -27,9 +27,6 @@ def print_found(
     directory: Path, data: str, source: str | None, second: str | None, as_json: bool, device: str | None
 ) -> None:
     """What the model says of each row of `data`, one a line."""
-    if kind_of(directory).startswith("Multimodal"):
-        _print_rows(directory, Path(data), as_json, device)
-        return
     ids: list[str] = []
     rows: list[Any]
     if kind_of(directory) == "QuestionAnswerer" and source is None and second is None and _QUESTIONS.search(data):
@@ -45,15 +42,20 @@ def print_found(
         typer.echo(json.dumps({**given, **record}, ensure_ascii=False) if as_json else text)
 
 
-def _print_rows(directory: Path, table: Path, as_json: bool, device: str | None) -> None:
-    """What the model says of each row of a table, whose files lie beside it."""
+def print_rows(directory: Path, table: Path, files: Path | None, as_json: bool, device: str | None) -> None:
+    """What a multimodal model says of each row of a table."""
     from transfuse import read_table
 
     frame = read_table(table)
-    model = load_model(directory, device)
-    model.set_params(files=table.parent)
-    for row, (text, record) in enumerate(_classes(model, frame), start=1):
-        typer.echo(json.dumps({"row": row, **record}, ensure_ascii=False) if as_json else text)
+    model = load_model(directory, device).set_params(files=files or table.parent)
+    if not hasattr(model, "predict_proba"):
+        for row, one in enumerate(model.predict(frame).tolist(), start=1):
+            typer.echo(json.dumps({"row": row, "output": one}) if as_json else str(one))
+        return
+    shares, classes = model.predict_proba(frame), model.classes_.tolist()  # files are read once
+    for row, (one, best) in enumerate(zip(shares.tolist(), shares.argmax(1).tolist(), strict=True), start=1):
+        record = {"row": row, "output": classes[best], "probabilities": dict(zip(map(str, classes), one, strict=True))}
+        typer.echo(json.dumps(record, ensure_ascii=False) if as_json else _one_line(str(classes[best])))
 
 
 def _lines(model: Any, rows: list[Any]) -> Iterator[Line]:
@@ -82,7 +84,7 @@ def _tags(model: Any, rows: list[str]) -> Iterator[Line]:
         yield "\t".join(f"{word}/{tag}" for word, tag in zip(row, tags, strict=True)), {"tokens": row, "tags": tags}
 
 
-def _classes(model: Any, rows: Any) -> Iterator[Line]:
+def _classes(model: Any, rows: list[Any]) -> Iterator[Line]:
     found = model.predict(rows).tolist()
     if not hasattr(model, "predict_proba"):
         yield from ((str(one), {"output": one}) for one in found)

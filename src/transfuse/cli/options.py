@@ -32,6 +32,9 @@ TagColumn = Annotated[int, typer.Option(help="Column of the tag in a CoNLL file,
 MismatchedAnswers = Annotated[
     str, typer.Option("--mismatched", help="Answers that do not stand where they say: refuse, drop or find.")
 ]
+FilesOption = Annotated[
+    Path | None, typer.Option("--files", help="Folder that paths in a table begin at. Default: the one TABLE is in.")
+]
 KindOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -13,6 +13,7 @@ from transfuse.cli.messages import say, stoppable
 from transfuse.cli.options import (
     AsJson,
     Device,
+    FilesOption,
     KindOption,
     ModelDir,
     Out,
@@ -138,6 +139,7 @@ def compare(
         typer.Option(help="Of one TABLE instead: train each of these alignments, as pad,trim,attend, or all."),
     ] = None,
     kinds: KindOption = None,
+    files: FilesOption = None,
     number: Annotated[bool, typer.Option("--number", help="With --align: the target is a number.")] = False,
     settings: Settings = None,
     seed: Seed = 0,
@@ -155,7 +157,7 @@ def compare(
     import transfuse
 
     if align is not None:
-        _alignments(directories, align, target, kinds, number, settings, skip_bad_rows, seed, device, as_json)
+        _alignments(directories, align, target, kinds, files, number, settings, skip_bad_rows, seed, device, as_json)
         return
     if not data or kinds or number or settings:
         raise ConfigError("compare takes --data; --kind, --number and --set are for --align")
@@ -193,6 +195,7 @@ def _alignments(
     align: str,
     target: str | None,
     kinds: list[str] | None,
+    files: Path | None,
     number: bool,
     settings: list[str] | None,
     skip_bad_rows: bool,
@@ -209,7 +212,7 @@ def _alignments(
     model = new_model(
         number,
         kinds=parse_kinds(kinds),
-        files=table.parent,
+        files=files or table.parent,
         device=device,
         random_state=seed,
         verbose=True,

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from transfuse.cli.found import LINE_ENDS, print_found
+from transfuse.cli.found import LINE_ENDS, print_found, print_rows
 from transfuse.cli.messages import say
 from transfuse.cli.options import (
     AsJson,
     Beams,
     Device,
+    FilesOption,
     ModelDir,
     SearchSettings,
     SecondColumn,
@@ -36,6 +37,7 @@ def predict(
     beams: Beams = None,
     n_best: Annotated[int | None, typer.Option(min=1, help="Outputs for each text. Default: as trained with.")] = None,
     settings: SearchSettings = None,
+    files: FilesOption = None,
     as_json: AsJson = False,
     device: Device = None,
 ) -> None:
@@ -50,6 +52,9 @@ def predict(
     if kind_of(directory) not in ("Seq2Seq", "LanguageModel", ""):
         if beams or n_best or settings:
             raise ConfigError("--beams, --n-best and --set are for models that write text")
+        if kind_of(directory).startswith("Multimodal"):
+            print_rows(directory, Path(data), files, as_json, device)
+            return
         print_found(directory, data, source, second, as_json, device)
         return
     if second is not None:

@@ -59,14 +59,14 @@ def look(column: pd.Series) -> Kind:
         return "category"
     if pd.api.types.is_datetime64_any_dtype(column):
         return "date"
-    if pd.api.types.is_numeric_dtype(known.infer_objects()):
+    if pd.api.types.is_numeric_dtype(known.infer_objects()) or pd.to_numeric(known, errors="coerce").notna().all():
         return "number"
     texts = known.astype(str)
     endings = texts.str.lower().str.extract(r"(\.[a-z0-9]+)$")[0]
     for kind, those in (("image", IMAGES), ("audio", SOUNDS)):
         if endings.isin(those).mean() > 0.9:
             return kind  # type: ignore[return-value]
-    if as_dates(texts.head(1000)).notna().all():
+    if as_dates(texts.head(1000), day_first(texts)).notna().all():
         return "date"
     n_levels, words = texts.nunique(), texts.head(1000).map(lambda text: len(text.split())).mean()
     if n_levels == len(texts) and words > WORDS:
@@ -76,19 +76,39 @@ def look(column: pd.Series) -> Kind:
     return "text" if words > 1.2 else "ignored"
 
 
-def as_dates(texts: pd.Series) -> pd.Series:
-    """Dates of strings (or of what are dates already), NaT where they are none; one without a year of four digits and a
-    month is none."""
+_ISO = r"^\d{4}[-/.]\d{1,2}[-/.]\d{1,2}"
+_NUMERIC = r"^(?P<first>\d{1,2})(?P<mark>[-/.])(?P<second>\d{1,2})[-/.](?P<year>\d{4})(?P<rest>.*)$"
+_NAMED = r"^(?:[A-Za-z]{3,}\.?,? )?(?:\d{1,2}\.? [A-Za-z]{3,}|[A-Za-z]{3,}\.? \d{1,2}),? \d{4}"
+_OFFSET = r"\s*(?:Z|[+-]\d{2}:?\d{2})$"
+"""What a place's clock is ahead of the world's: dates are taken as that clock shows them."""
+
+
+def day_first(texts: pd.Series) -> bool:
+    """Whether numbers such as 02/03/2020 begin with the day: as those tell that can only be read one way, and where
+    none does, if they are divided by points."""
+    if pd.api.types.is_datetime64_any_dtype(texts):
+        return False
+    parts = texts.dropna().astype(str).str.strip().str.extract(_NUMERIC).dropna()
+    first, second = (parts[name].astype(int) for name in ("first", "second"))
+    if (first > 12).any() or (second > 12).any():
+        return bool((first > 12).any())
+    return bool(len(parts)) and bool((parts["mark"] == ".").all())
+
+
+def as_dates(texts: pd.Series, by_day: bool) -> pd.Series:
+    """Dates of strings (or of what are dates already), NaT where they are none. Numbers are day, month and year in this
+    order where `by_day`, else month first; a year has four digits."""
     if pd.api.types.is_datetime64_any_dtype(texts):
         return texts.dt.tz_localize(None)
-    strings = texts.astype("string")
-    dated = strings.where(
-        strings.str.contains(r"\d{4}[-/. ]?[\dA-Za-z]|[\dA-Za-z],?[-/. ]\d{4}", regex=True).fillna(False)
-    )
+    strings = texts.astype("string").str.strip()
+    numeric = strings.str.extract(_NUMERIC)
+    day, month = ("first", "second") if by_day else ("second", "first")
+    turned = numeric["year"] + "-" + numeric[month].str.zfill(2) + "-" + numeric[day].str.zfill(2) + numeric["rest"]
+    known = strings.str.contains(f"(?:{_ISO})|(?:{_NAMED})", regex=True).fillna(False)
+    dated = turned.where(numeric["year"].notna(), strings.where(known)).str.replace(_OFFSET, "", regex=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # which format it fell back to is of no interest
-        found = pd.to_datetime(dated, errors="coerce", format="mixed", utc=True)
-    return found.dt.tz_localize(None)
+        return pd.to_datetime(dated, errors="coerce", format="mixed")
 
 
 def as_numbers(column: pd.Series) -> np.ndarray:
@@ -101,9 +121,10 @@ def as_numbers(column: pd.Series) -> np.ndarray:
     return numbers
 
 
-def known_dates(column: pd.Series) -> pd.Series:
-    """A column as dates, NaT where nothing is known. Raises DataError naming column and row of a value that is none."""
-    dates = as_dates(column)
+def known_dates(column: pd.Series, by_day: bool) -> pd.Series:
+    """A column as dates, NaT where nothing is known. Raises DataError naming column and row of a value that is none, in
+    the order of day and month that the others have."""
+    dates = as_dates(column, by_day)
     bad = np.flatnonzero((dates.isna() & column.notna()).to_numpy())
     if len(bad):
         raise DataError(f"column {column.name!r}, row {bad[0] + 1}: {column.iloc[bad[0]]} is not a date")
@@ -123,15 +144,18 @@ def as_paths(column: pd.Series, folder: Path) -> tuple[list[Path | None], dict[i
     refused: dict[int, str] = {}
     for row, name in enumerate(as_strings(column)):
         path = None if name is None else root / name
-        if path is not None and not path.resolve().is_relative_to(root):
-            refused[row] = f"{name}: lies outside of {folder}"
-            path = None
+        try:
+            outside = path is not None and not path.resolve().is_relative_to(root)
+        except (OSError, ValueError) as error:  # a zero byte, or links in a circle
+            refused[row], path, outside = f"{name!r}: no name of a file ({error})", None, False
+        if outside:
+            refused[row], path = f"{name}: lies outside of {folder}", None
         paths.append(path)
     return paths, refused
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value is pd.NA or value is pd.NaT or value != value or value == ""
+    return np.ndim(value) == 0 and (bool(pd.isna(value)) or value == "")
 
 
 def _string(value: Any) -> str:
@@ -143,12 +167,13 @@ def names_of(kinds: Mapping[str, Kind], *wanted: Kind) -> list[str]:
     return sorted(name for name, kind in kinds.items() if kind in wanted)
 
 
-def check_cells(frame: pd.DataFrame, kinds: Mapping[str, Kind]) -> None:
-    """Raise DataError if a column is not there, or for a cell that is not of its column's kind, naming its row."""
+def check_cells(frame: pd.DataFrame, kinds: Mapping[str, Kind], by_day: Mapping[str, bool] | None = None) -> None:
+    """Raise DataError if a column is not there, or for a cell that is not of its column's kind, naming its row. Dates
+    are in the order that `by_day` says, or their column itself."""
     missing = sorted(name for name, kind in kinds.items() if kind != "ignored" and name not in frame.columns)
     if missing:
         raise DataError(f"there is no column {', '.join(map(repr, missing))}, which the model was trained on")
     for name in names_of(kinds, "number"):
         as_numbers(frame[name])
     for name in names_of(kinds, "date"):
-        known_dates(frame[name])
+        known_dates(frame[name], day_first(frame[name]) if by_day is None else by_day.get(name, False))

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from transfuse.data.columns import Kind, as_numbers, as_strings, known_dates, names_of
+from transfuse.data.columns import Kind, as_numbers, as_strings, day_first, known_dates, names_of
+from transfuse.errors import DataError
 
 BINS = 48
 MISSING, UNKNOWN, FIRST_LEVEL = 0, 1, 2
@@ -43,28 +44,26 @@ class Features:
 
 @dataclass(frozen=True)
 class FeatureForm:
-    """What training rows said of their columns: `edges` of each number's bins (one more than bins), and the `levels` of
-    each category, the most frequent first. Columns are in the order of their names."""
+    """What training rows said of their columns: `edges` of each number's bins (one more than bins), the `levels` of
+    each category, the most frequent first, and of each date whether the day stands before the month. Columns are in the
+    order of their names."""
 
     edges: dict[str, list[float]] = field(default_factory=dict)
     levels: dict[str, list[str]] = field(default_factory=dict)
     kinds: dict[str, Kind] = field(default_factory=dict)
+    by_day: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
     def learn(cls, frame: pd.DataFrame, kinds: Mapping[str, Kind], n_bins: int = BINS) -> FeatureForm:
         """The form of the number, category and date columns of `frame`; numbers of few values have fewer bins."""
         own = {name: kinds[name] for name in names_of(kinds, "number", "category", "date")}
-        edges = {name: _edges(numbers, n_bins) for name, numbers in _numbers(frame, own).items()}
+        by_day = {name: day_first(frame[name]) for name in names_of(own, "date")}
+        edges = {name: _edges(numbers, n_bins) for name, numbers in _numbers(frame, own, by_day).items()}
         levels = {}
         for name in names_of(own, "category"):
             counts = Counter(value for value in as_strings(frame[name]) if value is not None)
             levels[name] = [value for value, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
-        return cls(edges, levels, own)
-
-    @property
-    def names(self) -> list[str]:
-        """Of each token the column it is of: numbers (and parts of dates), then categories."""
-        return [_column(name, self.kinds) for name in (*self.edges, *self.levels)]
+        return cls(edges, levels, own, by_day)
 
     @property
     def n_bins(self) -> int:
@@ -73,7 +72,7 @@ class FeatureForm:
 
     def encode(self, frame: pd.DataFrame) -> Features:
         """Rows of a table that has these columns. Raises DataError as `as_numbers` does."""
-        numbers = _numbers(frame, self.kinds)
+        numbers = _numbers(frame, self.kinds, self.by_day)
         filled = np.zeros((len(frame), len(self.edges), self.n_bins), np.float32)
         for i, (name, edges) in enumerate(self.edges.items()):
             low, high = np.array(edges[:-1]), np.array(edges[1:])
@@ -93,30 +92,33 @@ class FeatureForm:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"edges": self.edges, "levels": self.levels, "kinds": self.kinds}
+        return {"edges": self.edges, "levels": self.levels, "kinds": self.kinds, "by_day": self.by_day}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureForm:
         """The form that `to_dict` wrote."""
-        return cls(dict(values["edges"]), dict(values["levels"]), dict(values["kinds"]))
+        return cls(*(dict(values[name]) for name in ("edges", "levels", "kinds", "by_day")))
 
 
 def plain_columns(frame: pd.DataFrame, form: FeatureForm) -> np.ndarray:
     """Numbers (and parts of dates) as they are and categories by number from 0, NaN where nothing is known or a level
     is new, (N, F + G): what trees take."""
-    numbers = _numbers(frame, form.kinds)
+    numbers = _numbers(frame, form.kinds, form.by_day)
     codes = form.encode(frame).codes_NC.astype(np.float64) - FIRST_LEVEL
     codes[codes < 0] = np.nan
     return np.concatenate([*(numbers[name][:, None] for name in form.edges), codes], axis=1)
 
 
-def _numbers(frame: pd.DataFrame, kinds: Mapping[str, Kind]) -> dict[str, np.ndarray]:
-    """Every number by its name: columns, and the parts of dates."""
+def _numbers(frame: pd.DataFrame, kinds: Mapping[str, Kind], by_day: Mapping[str, bool]) -> dict[str, np.ndarray]:
+    """Every number by its name: columns, and the parts of dates. Raises DataError if a column is called as a part."""
     found = {name: as_numbers(frame[name]) for name in names_of(kinds, "number")}
     for name in names_of(kinds, "date"):
-        dates = known_dates(frame[name])
+        dates = known_dates(frame[name], by_day[name])
         day = (dates - pd.Timestamp(1970, 1, 1)) / pd.Timedelta(days=1)
         parts = (day, dates.dt.day_of_year, dates.dt.day, dates.dt.day_of_week, dates.dt.hour + dates.dt.minute / 60)
+        twice = sorted({f"{name} ({part})" for part in DATE_PARTS} & set(found))
+        if twice:
+            raise DataError(f"a column is called {twice[0]!r}, as is a part of the date {name!r}")
         found |= {
             f"{name} ({part})": series.to_numpy(np.float64) for part, series in zip(DATE_PARTS, parts, strict=True)
         }
@@ -130,7 +132,3 @@ def _edges(numbers: np.ndarray, n_bins: int) -> list[float]:
         return [0.0, 1.0]
     edges: Sequence[float] = np.unique(np.quantile(known, np.linspace(0, 1, n_bins + 1))).tolist()
     return [*edges] if len(edges) > 1 else [edges[0] - 0.5, edges[0] + 0.5]
-
-
-def _column(name: str, kinds: Mapping[str, Kind]) -> str:
-    return name if name in kinds else next(column for column in kinds if name.startswith(f"{column} ("))

@@ -9,7 +9,7 @@ Shapes: N rows, M bands, C channels, S pixels a side.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,6 @@ class Failure:
     column: str
     reason: str
 
-    def __str__(self) -> str:
-        return f"row {self.row + 1}, column {self.column!r}: {self.reason}"
-
 
 @dataclass(frozen=True)
 class Media:
@@ -59,10 +56,9 @@ def read_media(
     images: ImageConfig,
     sounds: SoundConfig,
     scratch: Path | None = None,
-    first: int = 0,
 ) -> Media:
     """Read every file that `frame` names, relative to `files`, in other processes. Pixels are kept in a file under
-    `scratch` where it is given, else in memory. Failures count rows from `first`."""
+    `scratch` where it is given (one without a name, which ends with its use), else in memory."""
     media = Media()
     cut = 0
     for number, name in enumerate(names_of(kinds, "image")):
@@ -70,7 +66,9 @@ def read_media(
         if scratch is None:
             pixels = np.zeros(shape, np.uint8)
         else:
-            pixels = np.lib.format.open_memmap(scratch / f"images-{number}.npy", mode="w+", dtype=np.uint8, shape=shape)
+            path = scratch / f"images-{number}.npy"
+            pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+            path.unlink()
         present = np.zeros(len(frame), bool)
         for row, found in _decoded(frame, name, files, images, media.failures):
             pixels[row], present[row] = found, True
@@ -82,7 +80,6 @@ def read_media(
             cut += found.seconds_used < found.seconds
         starts = np.concatenate([[0], np.cumsum([len(one) for one in frames])])
         media.sounds[name] = np.concatenate([*frames, np.zeros((0, sounds.n_mels), np.float32)]), starts
-    media.failures[:] = [replace(failure, row=failure.row + first) for failure in media.failures]
     media.failures.sort(key=lambda failure: (failure.row, failure.column))
     return Media(media.images, media.sounds, media.failures, cut)
 

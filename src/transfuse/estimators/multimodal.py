@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -19,12 +20,13 @@ from transfuse.data.columns import Kind, as_strings, check_cells, find_kinds, na
 from transfuse.data.features import FeatureForm, plain_columns
 from transfuse.data.images import ImageConfig
 from transfuse.data.modalities import Modality, MultimodalDataset, Scores
-from transfuse.data.rows import TABLE, TEXT, Failure, Media, RowForm, band_statistics, columns_of, read_media
+from transfuse.data.rows import TABLE, TEXT, Media, RowForm, band_statistics, columns_of, read_media
 from transfuse.data.sounds import SoundConfig
 from transfuse.data.wordpiece import WordPiece, WordPieceConfig
-from transfuse.errors import ConfigError, DataError, ModelDirectoryError, UnreadableWarning
+from transfuse.errors import ConfigError, DataError, ModelDirectoryError, TruncatedWarning, UnreadableWarning
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, read_about
 from transfuse.estimators.fine_tuned import JUDGED_TOKENS, divided
+from transfuse.estimators.learning_rows import LearningRows, as_frame, row_name
 from transfuse.estimators.model_card import model_card
 from transfuse.estimators.starts import Starts, fitted_images
 from transfuse.estimators.text_encoder import TOKENS
@@ -137,101 +139,98 @@ class MultimodalEstimator(TrainedEstimator):
         X: Any,
         targets: np.ndarray,
         n_outputs: int,
-        loss: MultimodalLoss,
         validation: tuple[Any, np.ndarray] | None,
         sample_weight: Iterable[float] | None,
         resume: bool,
     ) -> None:
-        """Train on a table and targets, (rows,) classes or (rows, numbers)."""
+        """Train on a table and targets, a number of a class or a number for each row."""
         seed = self._seed()
+        rows = self._divide(X, targets, validation, _weights(sample_weight))
+        starts = Starts.opened(self.towers, rows.kinds)
+        with self._run_folder(resume) as folder:
+            images = starts.image_settings(self.images)
+            media = self._read(rows.frame, rows.kinds, images, scratch=folder, name=rows.name)
+            if self.unreadable == "drop":
+                rows = rows.without({failure.row for failure in media.failures})
+            loss, final = self._settled(rows)
+            self._begin(rows, media, starts)
+            modalities = {name: self.form_.modality(name, rows.frame, media) for name in self.form_.names}
+            if self.towers.table == "trees" and TABLE in modalities:
+                modalities[TABLE] = self._grow(rows, modalities[TABLE], loss, seed)
+            whole = MultimodalDataset(modalities, final, rows.weights, self.augmentation, seed)
+            empty = [row for row in (*rows.kept, *rows.aside) if not whole.lengths_NM[row].sum()]
+            if empty:
+                raise DataError(
+                    f"{rows.name(min(empty))}: every modality is missing, so there is nothing to learn from"
+                )
+            held = whole.choose(rows.aside)
+            self._make(starts, whole.lengths_NM[rows.kept], n_outputs, seed)
+            self._train_on(folder, whole.choose(rows.kept), held, loss, starts.fingerprint(), seed, resume)
+            self.results_["cut_sounds"] = media.cut
+            self._judge(held, final[rows.aside])
+
+    def _divide(
+        self, X: Any, targets: np.ndarray, validation: tuple[Any, np.ndarray] | None, weights: np.ndarray | None
+    ) -> LearningRows:
         frame = as_frame(X, "X")
-        weights = _weights(sample_weight, len(frame))
         if len(frame) != len(targets):
             raise DataError(f"X has {len(frame)} rows and y has {len(targets)}; they must be equally many")
-        kinds = find_kinds(frame, self.kinds or {})
+        if weights is not None and len(weights) != len(frame):
+            raise DataError(f"sample_weight has {len(weights)} numbers for {len(frame)} rows; one each is needed")
+        kinds = find_kinds(frame, {str(name): kind for name, kind in (self.kinds or {}).items()})
         check_cells(frame, kinds)
-        kept, aside = np.arange(len(frame)), np.arange(0)
-        if validation is None:
-            kept, aside = divided(
-                len(frame), self.validation_fraction, self._known_seed(), targets if loss.kind == "class" else None
-            )
-        else:
-            further = as_frame(validation[0], "validation[0]")
-            if len(further) != len(validation[1]):
-                raise DataError(
-                    f"validation has {len(further)} rows and {len(validation[1])} targets; one each is needed"
-                )
-            aside = np.arange(len(frame), len(frame) + len(further))
-            frame = pd.concat([frame, further[frame.columns]], ignore_index=True)
-            targets = np.concatenate([targets, validation[1]])
-            weights = np.concatenate([weights, np.ones(len(further), np.float32)])
         self.feature_names_in_ = np.array(list(kinds), dtype=object)
         self.n_features_in_ = len(kinds)
-        starts = Starts.opened(self.towers, kinds)
-        with self._run_folder(resume) as folder:
-            media = self._read(frame, kinds, starts.image_settings(self.images), folder)
-            kept, aside = self._without_unreadable(media, kept, aside)
-            self._begin(frame, kinds, media, starts, kept, n_outputs, seed)
-            modalities = {name: self.form_.modality(name, frame, media) for name in self.form_.names}
-            if self.towers.table == "trees" and TABLE in modalities:
-                modalities[TABLE] = self._grow(frame, modalities[TABLE], targets, weights, kept, loss.kind, seed)
-            whole = MultimodalDataset(modalities, targets, weights, self.augmentation, seed)
-            empty = np.flatnonzero(whole.lengths_NM.sum(1)[np.sort([*kept, *aside])] == 0)
-            if len(empty):
-                row = int(np.sort([*kept, *aside])[empty[0]]) + 1
-                raise DataError(f"row {row}: every modality is missing, so there is nothing to learn from")
-            held = whole.choose(aside)
-            self._make(starts, whole.lengths_NM[kept], n_outputs, seed)
-            self._train_on(folder, whole.choose(kept), held, loss, seed, resume)
-            self._judge(held, targets[aside])
+        if validation is not None:
+            return LearningRows.beside(frame, kinds, targets, weights, *validation)
+        classes = targets if self.KIND == "class" else None
+        return LearningRows.divided(
+            frame, kinds, targets, weights, self.validation_fraction, self._known_seed(), classes
+        )
+
+    def _settled(self, rows: LearningRows) -> tuple[MultimodalLoss, np.ndarray]:
+        """The loss, and targets as it takes them, by what the rows to learn from say."""
+        raise NotImplementedError
 
     def _read(
         self,
         frame: pd.DataFrame,
         kinds: Mapping[str, Kind],
         images: ImageConfig,
+        *,
+        name: Callable[[int], str],
         scratch: Path | None = None,
-        first: int = 0,
     ) -> Media:
-        """The files that rows name. Raises DataError, or warns, of those that cannot be read, as `unreadable` says."""
-        media = read_media(frame, kinds, Path(self.files), images, self.sounds, scratch, first)
-        if media.failures and self.unreadable == "refuse":
-            more = f" (and {len(media.failures) - 1} more)" if len(media.failures) > 1 else ""
-            raise DataError(f"{media.failures[0]}{more}; unreadable='missing' or 'drop' goes on without")
+        """The files that rows name. Raises DataError, or warns, of those that cannot be read, as `unreadable` says, and
+        warns of sounds that are cut. `name` is what a row is called."""
+        media = read_media(frame, kinds, Path(self.files), images, self.sounds, scratch)
         if media.failures:
-            warnings.warn(_told(media.failures, self.unreadable), UnreadableWarning, stacklevel=5)
+            bad = media.failures[0]
+            first = f"{name(bad.row)}, column {bad.column!r}: {bad.reason}"
+            if self.unreadable == "refuse":
+                more = f" (and {len(media.failures) - 1} more)" if len(media.failures) > 1 else ""
+                raise DataError(f"{first}{more}; unreadable='missing' or 'drop' goes on without")
+            done = "taken for missing" if self.unreadable == "missing" else "left out of training, or taken for missing"
+            n_rows = len({failure.row for failure in media.failures})
+            message = f"{len(media.failures)} files of {n_rows} rows cannot be read and are {done}; the first: {first}"
+            warnings.warn(message, UnreadableWarning, stacklevel=2)
+        if media.cut:
+            message = f"{media.cut} sounds are longer than max_seconds={self.sounds.max_seconds}, and cut"
+            warnings.warn(message, TruncatedWarning, stacklevel=2)
         return media
 
-    def _without_unreadable(self, media: Media, kept: np.ndarray, aside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self.unreadable != "drop" or not media.failures:
-            return kept, aside
-        bad = {failure.row for failure in media.failures}
-        kept, aside = (np.array([row for row in rows if row not in bad], dtype=int) for rows in (kept, aside))
-        if not len(kept) or not len(aside):
-            raise DataError("no row is left to learn from or to judge by once those with unreadable files are dropped")
-        return kept, aside
-
-    def _begin(
-        self,
-        frame: pd.DataFrame,
-        kinds: dict[str, Kind],
-        media: Media,
-        starts: Starts,
-        kept: np.ndarray,
-        n_outputs: int,
-        seed: int,
-    ) -> None:
-        """Learn the form of rows from those that are `kept`."""
+    def _begin(self, rows: LearningRows, media: Media, starts: Starts) -> None:
+        """Learn the form of rows from those that are learned from."""
+        kinds, learned = rows.kinds, rows.frame.iloc[rows.kept]
         if not columns_of(kinds):
             raise DataError(f"every column is ignored ({', '.join(kinds)}); say what they hold by kinds=")
-        learned = frame.iloc[kept]
         texts = [text for name in names_of(kinds, "text") for text in as_strings(learned[name]) if text is not None]
         self.tokenizer_ = starts.tokenizer(texts, self.tokenizer) if names_of(kinds, "text") else None
         self.trees_ = None
         self.form_ = RowForm(
             kinds=kinds,
             features=FeatureForm.learn(learned, kinds),
-            bands=band_statistics(media, kept),
+            bands=band_statistics(media, rows.kept),
             tokenizer=self.tokenizer_,
             longest=starts.longest,
             n_segments=starts.n_segments(kinds),
@@ -245,32 +244,28 @@ class MultimodalEstimator(TrainedEstimator):
         if fusion.align == "attend" and fusion.longest is None:
             typical = [np.median(one[one > 0]) if (one > 0).any() else 0 for one in lengths_NM.T]
             fusion = fusion.replace(longest=int(np.argmax(typical)))
-        n_scores = 1 if self.KIND == "class" and n_outputs == 2 else n_outputs
-        towers = starts.configs(self.form_, self.images, self.sounds, n_scores)
+        towers = starts.configs(self.form_, self.images, self.sounds, n_outputs)
         config = MultimodalConfig(fusion=fusion, towers=towers, names=tuple(self.form_.names))
         self.model_ = FusionModel(config).initialise(seed)
         starts.give(self.model_)
         self.model_.to(pick_device(self.device))
 
-    def _grow(
-        self,
-        frame: pd.DataFrame,
-        table: Modality,
-        targets: np.ndarray,
-        weights: np.ndarray,
-        kept: np.ndarray,
-        kind: str,
-        seed: int,
-    ) -> Scores:
+    def _grow(self, rows: LearningRows, table: Modality, loss: MultimodalLoss, seed: int) -> Scores:
         """Grow trees in the place of the table's tower; their scores of the rows they learn from are by trees that did
         not see the row."""
-        X = plain_columns(frame, self.form_.features)
+        X = plain_columns(rows.frame, self.form_.features)
         levels = [len(one) for one in self.form_.features.levels.values()]
-        y = targets[kept] if kind == "class" else targets[kept, 0]
-        self.trees_, unseen = TreeTower.fit(X[kept], y, weights[kept], levels, kind, seed)
+        y, weights = self._tree_targets(rows.targets[rows.kept]), rows.weights[rows.kept]
+        if loss.weights is not None:
+            weights = weights * np.array(loss.weights)[y]
+        self.trees_, unseen = TreeTower.fit(X[rows.kept], y, weights, levels, self.KIND, seed)
         scores = self.trees_.scores(X)
-        scores[kept] = unseen
+        scores[rows.kept] = unseen
         return Scores(scores, table.lengths_N > 0)
+
+    def _tree_targets(self, targets: np.ndarray) -> np.ndarray:
+        """Targets as the trees have them."""
+        return targets
 
     def _train_on(
         self,
@@ -278,6 +273,7 @@ class MultimodalEstimator(TrainedEstimator):
         data: MultimodalDataset,
         held: MultimodalDataset,
         loss: MultimodalLoss,
+        starts: str,
         seed: int,
         resume: bool,
     ) -> None:
@@ -285,6 +281,7 @@ class MultimodalEstimator(TrainedEstimator):
         identity = {
             "model": {"fusion": self.model_.config.fusion.to_dict(), "names": list(self.model_.config.names)},
             "towers": [tower.to_dict() for tower in self.model_.config.towers],
+            "starts": starts,
             "augmentation": self.augmentation.to_dict(),
             "data": data.fingerprint(),
             "validation": held.fingerprint(),
@@ -319,32 +316,37 @@ class MultimodalEstimator(TrainedEstimator):
         """The model's outputs for each row of a table, read in stretches."""
         check_is_fitted(self, "model_")
         frame = as_frame(X, "X")
-        check_cells(frame, self.form_.kinds)  # before it is cut up, so that rows have their numbers
+        check_cells(
+            frame, self.form_.kinds, self.form_.features.by_day
+        )  # before it is cut up, so that rows have their numbers
         unknown = sorted(set(without) - set(self.form_.names))
         if unknown:
             raise DataError(f"there is no modality {unknown[0]!r}; there are {', '.join(self.form_.names)}")
         found = [np.empty((0, self.model_.config.fusion.n_outputs))]
         for first in range(0, len(frame), ROWS):
             part = frame.iloc[first : first + ROWS].reset_index(drop=True)
-            found.append(self.outputs_of(self.rows_of(part, first, without)))
+            found.append(self.outputs_of(self.rows_of(part, without, partial(row_name, first=first))))
         return np.concatenate(found)
 
-    def rows_of(self, frame: pd.DataFrame, first: int = 0, without: Sequence[str] = ()) -> MultimodalDataset:
-        """Rows as the model takes them, the first being row `first` of those given. Raises DataError as fit does."""
-        data = self.rows_and_media(frame, first)[0]
-        for name in without:
-            data.lengths_NM[:, self.form_.names.index(name)] = 0
+    def rows_of(
+        self, frame: pd.DataFrame, without: Sequence[str] = (), name: Callable[[int], str] = row_name
+    ) -> MultimodalDataset:
+        """Rows as the model takes them; `name` is what each is called. Raises DataError as fit does."""
+        data = self.rows_and_media(frame, name)[0]
+        for modality in without:
+            data.lengths_NM[:, self.form_.names.index(modality)] = 0
         empty = np.flatnonzero(data.lengths_NM.sum(1) == 0)
         if len(empty):
-            row = first + int(empty[0]) + 1
-            raise DataError(f"row {row}: every modality is missing, so there is nothing to predict from")
+            raise DataError(f"{name(int(empty[0]))}: every modality is missing, so there is nothing to predict from")
         return data
 
-    def rows_and_media(self, frame: pd.DataFrame, first: int = 0) -> tuple[MultimodalDataset, Media]:
+    def rows_and_media(
+        self, frame: pd.DataFrame, name: Callable[[int], str] = row_name
+    ) -> tuple[MultimodalDataset, Media]:
         """Rows as the model takes them, and the files they name as they were read."""
-        check_cells(frame, self.form_.kinds)
-        media = self._read(frame, self.form_.kinds, fitted_images(self.images, self.model_), first=first)
-        modalities = {name: self.modality_of(name, frame, media) for name in self.form_.names}
+        check_cells(frame, self.form_.kinds, self.form_.features.by_day)
+        media = self._read(frame, self.form_.kinds, fitted_images(self.images, self.model_), name=name)
+        modalities = {one: self.modality_of(one, frame, media) for one in self.form_.names}
         return MultimodalDataset(modalities, np.zeros(len(frame)), np.ones(len(frame), np.float32)), media
 
     def modality_of(self, name: str, frame: pd.DataFrame, media: Media) -> Modality:
@@ -369,11 +371,8 @@ class MultimodalEstimator(TrainedEstimator):
         form = self.form_.features
         columns = [*form.edges, *form.levels]
         told = self.trees_.told(getattr(self, "classes_", None), columns)
-        return told, pd.DataFrame(plain_columns(frame, form), columns=columns), self._as_learned(y, names[1])
-
-    def _as_learned(self, y: Iterable[Any], name: str) -> np.ndarray:
-        """Targets as the trees have them."""
-        return self.targets_of(y, name)
+        wanted = self._tree_targets(self.targets_of(y, names[1]))
+        return told, pd.DataFrame(plain_columns(frame, form), columns=columns), wanted
 
     def divided(self, X: pd.DataFrame, y: Sequence[Any]) -> tuple[Rows, Rows]:
         """Rows to learn from and rows to judge by, as `fit` divides them where it is given none to judge by."""
@@ -410,6 +409,7 @@ class MultimodalEstimator(TrainedEstimator):
         about = self._about(
             training=self.training.to_dict() if self.training else {},
             unreadable=self.unreadable,
+            kinds={str(name): kind for name, kind in (self.kinds or {}).items()},
             form=self.form_.to_dict(),
             columns=self.feature_names_in_.tolist(),
             **self._labels(),
@@ -444,7 +444,8 @@ class MultimodalEstimator(TrainedEstimator):
         model = load_model(folder)
         if not isinstance(model, FusionModel) or model.config.fusion.outputs != cls.KIND:
             raise ModelDirectoryError(f"{folder}: not a multimodal model of {cls.KIND}s")
-        own = {"form": {}, "unreadable": "refuse", "columns": [], "classes": [], "mean": [], "scale": []}
+        own: dict[str, Any] = {"form": {}, "kinds": {}, "unreadable": "refuse", "columns": []}
+        own |= {"classes": [], "class_weight": [], "mean": [], "scale": []}
         about = read_about(folder, COMMON | {name: {} for name in cls.SETTINGS} | own)
         tokenizer = WordPiece.load(folder / TOKENIZER) if TEXT in model.config.names else None
         try:
@@ -453,7 +454,7 @@ class MultimodalEstimator(TrainedEstimator):
             settings: dict[str, Any] = {name: kind.from_dict(about[name]) for name, kind in cls.SETTINGS.items()}
             estimator = cls(
                 **settings,
-                kinds=form.kinds,
+                kinds=about["kinds"],
                 files=files,
                 unreadable=about["unreadable"],
                 training=TrainingConfig.from_dict(about["training"]) if about["training"] else None,
@@ -488,25 +489,6 @@ class MultimodalEstimator(TrainedEstimator):
             raise ConfigError(f"select_by={self.training.select_by!r}: these models are judged by their loss")
 
 
-def as_frame(X: Any, name: str) -> pd.DataFrame:
-    """A table with columns called by strings and rows numbered from 0; columns of an array are x0, x1, …"""
-    if isinstance(X, pd.DataFrame):
-        frame = X.reset_index(drop=True)
-        frame.columns = [str(column) for column in frame.columns]
-    elif isinstance(X, Mapping):
-        frame = pd.DataFrame(X).reset_index(drop=True)
-    else:
-        values = np.asarray(X)
-        if values.ndim != 2:
-            raise DataError(f"{name} has {values.ndim} dimensions; expected a DataFrame, or rows and columns")
-        frame = pd.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])])
-    if not len(frame) or not len(frame.columns):
-        raise DataError(
-            f"{name} has {len(frame)} rows and {len(frame.columns)} columns; at least one of each is needed"
-        )
-    return frame
-
-
 def trimmed_share(data: MultimodalDataset) -> float:
     """The share of tokens that align="trim" throws away."""
     lengths = data.lengths_NM
@@ -514,17 +496,10 @@ def trimmed_share(data: MultimodalDataset) -> float:
     return float(1 - np.minimum(lengths, shortest).sum() / lengths.sum())
 
 
-def _told(failures: list[Failure], unreadable: str) -> str:
-    rows = len({failure.row for failure in failures})
-    done = "taken for missing" if unreadable == "missing" else "left out of training, or taken for missing"
-    return f"{len(failures)} files of {rows} rows cannot be read and are {done}; the first: {failures[0]}"
-
-
-def _weights(sample_weight: Iterable[float] | None, n: int) -> np.ndarray:
-    """Weights with a mean of 1."""
+def _weights(sample_weight: Iterable[float] | None) -> np.ndarray | None:
     if sample_weight is None:
-        return np.ones(n, np.float32)
+        return None
     weights = np.asarray(sample_weight if hasattr(sample_weight, "__array__") else list(sample_weight), np.float64)
-    if weights.shape != (n,) or not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum():
-        raise DataError(f"sample_weight must be {n} finite numbers of at least 0, not all of them 0")
-    return (weights / weights.mean()).astype(np.float32)
+    if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise DataError("sample_weight must be finite numbers of at least 0, one a row and not all of them 0")
+    return weights

@@ -18,8 +18,10 @@ from transfuse.data.images import ImageConfig
 from transfuse.data.sounds import SoundConfig
 from transfuse.data.wordpiece import WordPieceConfig
 from transfuse.errors import DataError
+from transfuse.estimators.learning_rows import LearningRows
 from transfuse.estimators.multimodal import MultimodalEstimator, Unreadable
 from transfuse.estimators.text_encoder import TOKENS
+from transfuse.metrics.labels import alike
 from transfuse.metrics.text_scores import Score
 from transfuse.models.fusion import FusionConfig
 from transfuse.models.towers import TowersConfig
@@ -96,14 +98,18 @@ class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignor
                 raise DataError(
                     f"y has {len(self.classes_)} class ({self.classes_.tolist()[0]!r}); at least 2 are needed"
                 )
-            weights = None
-            if self.class_weight is not None:
-                found = compute_class_weight(self.class_weight, classes=self.classes_, y=labels)
-                weights = tuple(float(weight) for weight in found)
             held = None if validation is None else (validation[0], self._numbered(validation[1]))
-            loss = MultimodalLoss("class", weights)
-            self._learn(X, targets, len(self.classes_), loss, held, sample_weight, resume)
+            self._learn(X, targets, len(self.classes_), held, sample_weight, resume)
         return self
+
+    def _settled(self, rows: LearningRows) -> tuple[MultimodalLoss, np.ndarray]:
+        if self.class_weight is None:
+            return MultimodalLoss("class"), rows.targets
+        weighed = self.class_weight
+        if isinstance(weighed, Mapping):
+            weighed = {self.classes_.tolist().index(label): weight for label, weight in weighed.items()}
+        found = compute_class_weight(weighed, classes=np.arange(len(self.classes_)), y=rows.targets[rows.kept])
+        return MultimodalLoss("class", tuple(float(weight) for weight in found)), rows.targets
 
     def predict_proba(self, X: Any, *, without: Sequence[str] = ()) -> np.ndarray:
         """Probability of each class, (rows, classes); `without` names modalities to leave out."""
@@ -121,16 +127,16 @@ class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignor
     def score_of(self, outputs: np.ndarray, wanted: np.ndarray) -> list[Score]:
         """Accuracy and mean F1 of the classes, and of two classes the area under the ROC curve, in percent."""
         found = self.decided(outputs)
-        if wanted.dtype.kind != found.dtype.kind:  # a class that was never learned may be of another type
-            wanted, found = wanted.astype(str), found.astype(str)
+        wanted, found = alike(wanted, found)
         f1 = 100 * float(f1_score(wanted, found, average="macro", zero_division=0))
         accuracy = 100 * float(accuracy_score(wanted, found))
         scores = [
             Score("accuracy", accuracy, "sklearn.metrics.accuracy_score"),
             Score("F1", f1, "average:macro|sklearn.metrics.f1_score"),
         ]
-        if len(self.classes_) == 2 and set(wanted.tolist()) == set(self.classes_.tolist()):
-            area = roc_auc_score(wanted == self.classes_[1], outputs[:, 1] - outputs[:, 0])
+        if len(self.classes_) == 2 and len(set(wanted.tolist())) == 2:
+            second = alike(self.classes_[1:], found)[0]
+            area = roc_auc_score(wanted == second, outputs[:, 1] - outputs[:, 0])
             scores.append(Score("ROC AUC", 100 * float(area), "sklearn.metrics.roc_auc_score"))
         return scores
 
@@ -141,14 +147,18 @@ class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignor
     def targets_of(self, y: Iterable[Any], name: str) -> np.ndarray:
         """Classes as an array. Raises DataError naming the row of a missing one."""
         rows = list(y.to_numpy() if hasattr(y, "to_numpy") else y)
-        missing = [row for row, label in enumerate(rows) if label is None or label is pd.NA or label != label]
+        missing = [row for row, label in enumerate(rows) if np.ndim(label) == 0 and pd.isna(label)]
         if missing:
             raise DataError(f"{name}[{missing[0]}] is missing")
         if not rows:
             raise DataError(f"{name} is empty; at least 2 rows are needed")
+        if any(isinstance(label, np.ndarray | list | tuple) for label in rows):
+            raise DataError(f"{name} has several targets a row; expected one class")
+        strings = {isinstance(label, str) for label in rows}
         labels = np.asarray(rows)
-        if labels.ndim != 1:
-            raise DataError(f"{name} has {labels.ndim} dimensions; expected one class a row")
+        if len(strings) > 1 or labels.dtype.kind not in "biufU":
+            kinds = sorted({type(label).__name__ for label in rows})
+            raise DataError(f"{name} holds {', '.join(kinds)}; classes are strings, or numbers and booleans")
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise DataError(f"{name}[{int(np.flatnonzero(~np.isfinite(labels))[0])}] is not a finite number")
         return labels
@@ -162,10 +172,15 @@ class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignor
         return np.searchsorted(self.classes_, labels)
 
     def _labels(self) -> dict[str, Any]:
-        return {"classes": self.classes_.tolist()}
+        weighed = self.class_weight
+        pairs = [[label, float(weight)] for label, weight in weighed.items()] if isinstance(weighed, Mapping) else []
+        return {"classes": self.classes_.tolist(), "class_weight": [weighed] if isinstance(weighed, str) else pairs}
 
     def _take_labels(self, about: dict[str, Any]) -> None:
         self.classes_ = np.array(about["classes"])
+        weighed = about["class_weight"]
+        if weighed:
+            self.class_weight = weighed[0] if isinstance(weighed[0], str) else dict(weighed)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from transfuse.errors import DataError
+from transfuse.estimators.learning_rows import LearningRows
 from transfuse.estimators.multimodal import MultimodalEstimator
 from transfuse.metrics.text_scores import Score
 from transfuse.training.multimodal import MultimodalLoss
@@ -36,14 +37,19 @@ class MultimodalRegressor(RegressorMixin, MultimodalEstimator):  # type: ignore[
         with self._unchanged_on_failure():
             self._check_settings()
             numbers = self.targets_of(y, "y")
-            self.mean_, self.scale_ = float(numbers.mean()), float(numbers.std()) or 1.0
-            held = (
-                None
-                if validation is None
-                else (validation[0], self._scaled(self.targets_of(validation[1], "validation[1]")))
-            )
-            self._learn(X, self._scaled(numbers), 1, MultimodalLoss("number"), held, sample_weight, resume)
+            held = None if validation is None else (validation[0], self.targets_of(validation[1], "validation[1]"))
+            self._learn(X, numbers, 1, held, sample_weight, resume)
         return self
+
+    def _settled(self, rows: LearningRows) -> tuple[MultimodalLoss, np.ndarray]:
+        known, weights = rows.targets[rows.kept], rows.weights[rows.kept].astype(np.float64)
+        self.mean_ = float(np.average(known, weights=weights))
+        self.scale_ = float(np.sqrt(np.average((known - self.mean_) ** 2, weights=weights))) or 1.0
+        return MultimodalLoss("number"), self._scaled(rows.targets)
+
+    def _tree_targets(self, targets: np.ndarray) -> np.ndarray:
+        found: np.ndarray = self._scaled(targets)[:, 0].astype(np.float64)
+        return found
 
     def predict(self, X: Any, *, without: Sequence[str] = ()) -> np.ndarray:
         """A number a row; `without` names modalities to leave out."""
@@ -70,20 +76,18 @@ class MultimodalRegressor(RegressorMixin, MultimodalEstimator):  # type: ignore[
 
     def targets_of(self, y: Iterable[Any], name: str) -> np.ndarray:
         """Numbers as an array. Raises DataError naming the row of one that is not finite."""
+        rows = list(y)
         try:
-            numbers = np.asarray(y if hasattr(y, "__array__") else list(y), dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{name} must hold numbers ({error})") from error
+            numbers = np.asarray(y if hasattr(y, "__array__") else rows, dtype=np.float64)
+        except (TypeError, ValueError):
+            row = next((row for row, one in enumerate(rows) if not _is_number(one)), 0)
+            raise DataError(f"{name}[{row}] is {rows[row]!r}, not a number") from None
         if numbers.ndim != 1 or not len(numbers):
             raise DataError(f"{name} has shape {numbers.shape}; expected one number a row, and at least one row")
         bad = np.flatnonzero(~np.isfinite(numbers))
         if len(bad):
             raise DataError(f"{name}[{bad[0]}] is not a finite number")
         return numbers
-
-    def _as_learned(self, y: Iterable[Any], name: str) -> np.ndarray:
-        found: np.ndarray = self._scaled(self.targets_of(y, name))[:, 0].astype(np.float64)
-        return found
 
     def _scaled(self, numbers: np.ndarray) -> np.ndarray:
         found: np.ndarray = ((numbers - self.mean_) / self.scale_).astype(np.float32)[:, None]
@@ -94,3 +98,11 @@ class MultimodalRegressor(RegressorMixin, MultimodalEstimator):  # type: ignore[
 
     def _take_labels(self, about: dict[str, Any]) -> None:
         (self.mean_,), (self.scale_,) = about["mean"], about["scale"]
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

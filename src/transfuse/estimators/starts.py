@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,7 +31,7 @@ from transfuse.models.towers import (
     TowerConfig,
     TowersConfig,
 )
-from transfuse.pretrained.directory import load_model
+from transfuse.pretrained.directory import load_model, read_json
 from transfuse.pretrained.hub import local_directory
 
 
@@ -52,6 +54,7 @@ class Starts:
             opened = load_model(folder)
             if not isinstance(opened, ImageTower):
                 raise ModelDirectoryError(f"{folder}: not a vision Transformer")
+            _check_preparation(folder)
             vision = opened
         return cls(towers, encoder, vision)
 
@@ -86,6 +89,14 @@ class Starts:
         """Tokens of an image."""
         config = self._image(images)
         return (config.size // config.patch) ** 2 + 1
+
+    def fingerprint(self) -> str:
+        """What tells these starts from others: settings, and the weights that towers begin with."""
+        digest = hashlib.sha256(self.towers.to_json().encode())
+        for source in (self.encoder.model_ if self.encoder else None, self.vision):
+            for weight in () if source is None else source.parameters():
+                digest.update(weight.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def configs(
         self, form: RowForm, images: ImageConfig, sounds: SoundConfig, n_scores: int
@@ -160,6 +171,17 @@ def fitted_images(images: ImageConfig, model: FusionModel) -> ImageConfig:
         if isinstance(tower, ImageTowerConfig):
             return images.replace(size=tower.size, channels=tower.channels)
     return images
+
+
+def _check_preparation(folder: Path) -> None:
+    """Raise ModelDirectoryError for a ViT that was trained on pixels brought to another range than -1 … 1."""
+    values = read_json(folder / "preprocessor_config.json", missing={})
+    for name in ("image_mean", "image_std"):
+        if values.get(name, [0.5]) not in ([0.5], [0.5] * 3):
+            raise ModelDirectoryError(
+                f"{folder / 'preprocessor_config.json'}: {name}={values[name]} is not supported; pixels are brought to "
+                "-1 … 1, a mean and deviation of 0.5"
+            )
 
 
 def _copy(source: nn.Module, tower: nn.Module, trains: bool) -> None:

@@ -19,6 +19,7 @@ from transfuse.estimators.about import ESTIMATOR
 from transfuse.estimators.fine_tuned import label_names
 from transfuse.estimators.sequence_head import SequenceHead, Texts
 from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder
+from transfuse.metrics.labels import alike
 from transfuse.metrics.text_scores import Score
 from transfuse.models.bert import BertConfig
 from transfuse.pretrained.directory import CONFIG, read_json
@@ -108,8 +109,7 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
     def evaluate(self, X: Texts, y: Iterable[Any]) -> list[Score]:
         """Mean F1 of the classes, and accuracy (of several labels: the share of texts with all right), in percent."""
         wanted, found = np.asarray(y if hasattr(y, "__array__") else list(y)), self.predict(X)
-        if wanted.dtype.kind != found.dtype.kind:  # a class that was never learned may be of another type
-            wanted, found = wanted.astype(str), found.astype(str)
+        wanted, found = alike(wanted, found)
         f1 = f1_score(wanted, found, average="macro", zero_division=0)
         return [
             Score("F1", 100 * float(f1), "average:macro|sklearn.metrics.f1_score"),

@@ -16,10 +16,12 @@ from torch import Tensor
 from transfuse.data.modalities import MultimodalBatch, MultimodalDataset
 from transfuse.errors import ConfigError
 from transfuse.estimators.fine_tuned import JUDGED_TOKENS
-from transfuse.estimators.multimodal import MultimodalEstimator, as_frame
+from transfuse.estimators.learning_rows import as_frame
+from transfuse.estimators.multimodal import MultimodalEstimator
 from transfuse.metrics.text_scores import Score
 from transfuse.models.fusion import FusionConfig, FusionModel
 from transfuse.reports.page import text_table
+from transfuse.training.loop import seeded
 
 ALIGNMENTS: tuple[str, ...] = get_args(get_type_hints(FusionConfig)["align"])
 """Every way there is."""
@@ -32,8 +34,8 @@ ROWS = 64
 @dataclass(frozen=True)
 class Aligned:
     """One way: `scores` on held-out rows, seconds of training, milliseconds a held-out row, MiB that a training step of
-    `ROWS` rows keeps for its backward pass, tokens of a row that the joint stack reads, on average, and the share of
-    the tokens that was thrown away."""
+    `ROWS` rows (or all there are) keeps for its backward pass, tokens of a row that the joint stack reads, on average,
+    and the share of the tokens that was thrown away."""
 
     align: str
     scores: list[Score]
@@ -50,6 +52,7 @@ class AlignmentComparison:
 
     ways: list[Aligned]
     lengths: dict[str, float]
+    n_timed: int = ROWS
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
@@ -59,7 +62,7 @@ class AlignmentComparison:
     def header(self) -> list[str]:
         """Column names of `rows`."""
         scores = [score.name for score in self.ways[0].scores]
-        return ["align", *scores, "training, s", "ms a row", f"MiB, {ROWS} rows", "tokens read", "thrown away"]
+        return ["align", *scores, "training, s", "ms a row", f"MiB, {self.n_timed} rows", "tokens read", "thrown away"]
 
     def rows(self) -> list[list[str]]:
         """A row of text for each way."""
@@ -110,8 +113,9 @@ def compare_alignments(
         copy.fit(X, y, validation=held)
         data = copy.rows_of(as_frame(held[0], "held[0]"))
         lengths = dict(zip(copy.form_.names, data.lengths_NM.mean(0).tolist(), strict=True))
-        found.append(_measured(copy, data, copy.evaluate(*held)))
-    return AlignmentComparison(found, lengths)
+        wanted = copy.targets_of(held[1], "held[1]")
+        found.append(_measured(copy, data, copy.score_of(copy.outputs_of(data), wanted)))
+    return AlignmentComparison(found, lengths, min(ROWS, len(data)))
 
 
 def _measured(model: MultimodalEstimator, data: MultimodalDataset, scores: list[Score]) -> Aligned:
@@ -143,9 +147,10 @@ def kept_bytes(model: FusionModel, batch: MultimodalBatch) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    device = next(model.parameters()).device
     model.train()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(batch.parts)
+    with seeded(0, 0, device), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model(batch.to(device).parts)
     model.eval()
     return sum(kept.values())
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from transfuse.data.columns import Kind, as_numbers, as_strings, find_kinds, known_dates
+from transfuse.data.columns import Kind, as_numbers, as_strings, day_first, find_kinds, known_dates
 from transfuse.reports.page import text_table
 from transfuse.strings.longest import longest_distinct_rows
 
@@ -123,7 +123,7 @@ def _about(column: pd.Series, kind: Kind, known: list[str]) -> str:
         low, middle, high = np.nanquantile(as_numbers(column), (0, 0.5, 1))
         return f"{low:.6g} to {high:.6g}, median {middle:.6g}"
     if kind == "date":
-        dates = known_dates(column).dropna()
+        dates = known_dates(column, day_first(column)).dropna()
         return f"{dates.min():%Y-%m-%d} to {dates.max():%Y-%m-%d}"
     if kind == "category":
         counts = pd.Series(known).value_counts()

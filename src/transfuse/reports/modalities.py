@@ -14,9 +14,11 @@ import pandas as pd
 from sklearn.base import clone
 from sklearn.metrics import confusion_matrix
 
+from transfuse.data.columns import Kind
 from transfuse.data.modalities import Chosen, Modality, MultimodalDataset
-from transfuse.errors import DataError, UnreadableWarning
-from transfuse.estimators.multimodal import MultimodalEstimator, as_frame
+from transfuse.errors import DataError, TruncatedWarning, UnreadableWarning
+from transfuse.estimators.learning_rows import as_frame
+from transfuse.estimators.multimodal import MultimodalEstimator
 from transfuse.metrics.text_scores import Score
 from transfuse.reports.page import html_table, new_figure, page, paragraph, picture, text_table, write_page
 
@@ -34,44 +36,58 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class ModalityReport:
-    """Of held-out rows the `scores` of the fused model and of models of one modality each (by name, the same measures
-    in the same order), drops of the first measure, and what was predicted: `wanted` and `found`."""
+class Alone:
+    """A model of one modality on the `n_rows` held-out rows that have it, and the fused model on the same rows; where
+    none could be trained, `why`."""
 
     n_rows: int
     scores: list[Score]
-    alone: dict[str, list[Score]]
+    fused: list[Score]
+    seconds: float = 0.0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class ModalityReport:
+    """Of held-out rows the `scores` of the fused model and of models of one modality each (by name), drops of the first
+    measure, and what was predicted: `wanted` and `found`."""
+
+    n_rows: int
+    scores: list[Score]
+    alone: dict[str, Alone]
     modalities: list[Drop]
     columns: list[Drop]
     wanted: list[Any]
     found: list[Any]
     classes: list[Any] | None
-    seconds: dict[str, float]
+    seconds: float
 
     @property
     def sentence(self) -> str:
-        """Whether combining helped, in plain words."""
-        if not self.alone:
+        """Whether combining helped, in plain words: against the modality that comes nearest to the fused model, or
+        furthest above it, on the rows that have it."""
+        known = {name: one for name, one in self.alone.items() if one.scores}
+        if not known:
             return "There is one modality, so nothing was combined." if len(self.modalities) == 1 else ""
-        measure, fused = self.scores[0].name, self.scores[0].value
-        best = max(self.alone, key=lambda name: self.alone[name][0].value)
-        single = self.alone[best][0].value
+        best = min(known, key=lambda name: known[name].fused[0].value - known[name].scores[0].value)
+        n, fused, single = known[best].n_rows, known[best].fused[0].value, known[best].scores[0].value
+        measure = self.scores[0].name
         if fused > single:
             return (
                 f"Combining helped: {measure} {fused:.4g} against {single:.4g} of the best single modality, {best}, "
-                f"on {self.n_rows:,} held-out rows{self._noise(fused, single)}."
+                f"on {n:,} held-out rows{self._noise(fused, single, n)}."
             )
         return (
             f"Combining did not help: {measure} {fused:.4g}, no better than the {single:.4g} of {best} alone, "
-            f"on {self.n_rows:,} held-out rows."
+            f"on {n:,} held-out rows."
         )
 
-    def _noise(self, fused: float, single: float) -> str:
+    def _noise(self, fused: float, single: float, n: int) -> str:
         """Of accuracies, whether the difference is within what chance makes of so many rows."""
         if self.scores[0].name != "accuracy":
             return ""
         share = (fused + single) / 200
-        two_errors = 200 * (2 * share * (1 - share) / self.n_rows) ** 0.5
+        two_errors = 200 * (2 * share * (1 - share) / n) ** 0.5
         return "" if fused - single > two_errors else ", a difference that so few rows do not tell from chance"
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,7 +95,16 @@ class ModalityReport:
         return {
             "rows": self.n_rows,
             "fused": [vars(score) for score in self.scores],
-            "alone": {name: [vars(score) for score in scores] for name, scores in self.alone.items()},
+            "alone": {
+                name: {
+                    "rows": one.n_rows,
+                    "scores": [vars(score) for score in one.scores],
+                    "fused": [vars(score) for score in one.fused],
+                    "seconds": one.seconds,
+                    "why": one.why,
+                }
+                for name, one in self.alone.items()
+            },
             "modalities": [vars(drop) for drop in self.modalities],
             "columns": [vars(drop) for drop in self.columns],
             "sentence": self.sentence,
@@ -87,16 +112,16 @@ class ModalityReport:
         }
 
     def score_rows(self) -> list[list[str]]:
-        """A row for the fused model and for each modality alone."""
-        rows = {"all together": self.scores} | {f"{name} alone": scores for name, scores in self.alone.items()}
-        return [
-            [
-                name,
-                *(f"{score.value:.4g}" for score in scores),
-                f"{self.seconds.get(name.removesuffix(' alone'), 0):.0f}",
-            ]
-            for name, scores in rows.items()
-        ]
+        """A row for the fused model, and two for each modality: alone, and all together on the rows that have it."""
+        rows = [_score_row("all together", self.n_rows, self.scores, f"{self.seconds:.0f}")]
+        for name, one in self.alone.items():
+            if one.why:
+                rows.append([f"{name} alone", "", *("–" for _ in self.scores), one.why])
+                continue
+            rows.append(_score_row(f"{name} alone", one.n_rows, one.scores, f"{one.seconds:.0f}"))
+            if one.n_rows < self.n_rows:
+                rows.append(_score_row(f"all together where {name} is", one.n_rows, one.fused, ""))
+        return rows
 
     def drop_rows(self, drops: list[Drop]) -> list[list[str]]:
         """A row for each thing that was shuffled, the dearest first."""
@@ -106,7 +131,7 @@ class ModalityReport:
     @property
     def _headers(self) -> tuple[list[str], list[str]]:
         measures = [score.name for score in self.scores]
-        return ["model", *measures, "seconds"], ["shuffled", f"drop in {measures[0]}", "deviation"]
+        return ["model", "rows", *measures, "seconds"], ["shuffled", f"drop in {measures[0]}", "deviation"]
 
     def to_text(self) -> str:
         """Tables for a terminal."""
@@ -164,58 +189,79 @@ def modality_report(
     y: Iterable[Any],
     *,
     held: tuple[Any, Iterable[Any]],
+    sample_weight: Iterable[float] | None = None,
     n_repeats: int = 5,
     alone: bool = True,
     random_state: int = 0,
 ) -> ModalityReport:
-    """How a fitted model does on `held` rows, beside a model of each modality alone (trained on `X` and `y` as it was,
-    and selected by `held` as well; not with `alone=False`), and what it loses there when modalities and columns are
-    shuffled, `n_repeats` times each.
+    """How a fitted model does on `held` rows, beside a model of each modality alone (trained on `X`, `y` and
+    `sample_weight` as it was, and selected by `held` as well; not with `alone=False`), and what it loses there when
+    modalities and columns are shuffled, `n_repeats` times each.
 
-    The models of one modality have its settings, but no modality missing in training.
+    A model of one modality has the settings of the fused one and sees the rows that have the modality; both are scored
+    on the held-out rows that do.
     """
     frame, wanted = as_frame(held[0], "held[0]"), model.targets_of(held[1], "held[1]")
     if len(frame) != len(wanted):
         raise DataError(f"held has {len(frame)} rows and {len(wanted)} targets; one each is needed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreadableWarning)  # fit has told of them
+        warnings.simplefilter("ignore", TruncatedWarning)
         data, media = model.rows_and_media(frame)
-        outputs = model.outputs_of(data)
-        scores = model.score_of(outputs, wanted)
-        singles, seconds = _alone(model, X, y, held) if alone and len(model.form_.names) > 1 else ({}, {})
-    seconds["all together"] = model.results_["seconds"]
-    judge = _Judge(model, wanted, scores[0].value)
+        there = np.flatnonzero(data.lengths_NM.sum(1) > 0)
+        outputs = model.outputs_of(data.choose(there))
+        whole = Held(frame.iloc[there].reset_index(drop=True), wanted[there], data.choose(there), outputs)
+        scores = model.score_of(outputs, whole.wanted)
+        single: dict[str, Alone] = {}
+        if alone and len(model.form_.names) > 1:
+            weights = None if sample_weight is None else np.asarray(list(sample_weight), np.float64)
+            learned = as_frame(X, "X"), list(y), weights
+            lengths_NM = model.rows_and_media(learned[0])[0].lengths_NM
+            for i, name in enumerate(model.form_.names):
+                single[name] = _alone(model, name, learned, lengths_NM[:, i] > 0, whole)
+    judge = _Judge(model, wanted)
     draw = np.random.default_rng(random_state)
     orders = [draw.permutation(len(frame)) for _ in range(n_repeats)]
     modalities, columns = [], []
     for name in model.form_.names:
-        modalities.append(
-            judge.drop(name, [_with(data, name, Chosen(data.modalities[name], order)) for order in orders])
-        )
+        shuffled = [_with(data, name, Chosen(data.modalities[name], order)) for order in orders]
+        modalities.append(judge.drop(name, data, shuffled))
         for column in model.form_.columns_of[name] if len(model.form_.columns_of[name]) > 1 else []:
             changed = [_shuffled_column(frame, column, order) for order in orders]
             parts = [model.modality_of(name, one, media) for one in changed]
-            columns.append(judge.drop(column, [_with(data, name, part) for part in parts]))
+            columns.append(judge.drop(column, data, [_with(data, name, part) for part in parts]))
     classes = model.classes_.tolist() if hasattr(model, "classes_") else None
-    found = model.decided(outputs).tolist()
-    return ModalityReport(len(frame), scores, singles, modalities, columns, wanted.tolist(), found, classes, seconds)
+    found, told = model.decided(outputs).tolist(), whole.wanted.tolist()
+    return ModalityReport(
+        len(there), scores, single, modalities, columns, told, found, classes, model.results_["seconds"]
+    )
+
+
+@dataclass(frozen=True)
+class Held:
+    """Held-out rows: as a table, what is wanted of them, as the fused model takes them, and what it gives for them."""
+
+    frame: pd.DataFrame
+    wanted: np.ndarray
+    data: MultimodalDataset
+    outputs: np.ndarray
 
 
 @dataclass(frozen=True)
 class _Judge:
     model: MultimodalEstimator
     wanted: np.ndarray
-    best: float
 
-    def drop(self, name: str, changed: list[MultimodalDataset]) -> Drop:
-        found = [self.best - self._score(data) for data in changed]
+    def drop(self, name: str, data: MultimodalDataset, changed: list[MultimodalDataset]) -> Drop:
+        """Scores of rows as they are less those of changed ones, on the rows that have anything either way."""
+        found = []
+        for one in changed:
+            rows = np.flatnonzero((one.lengths_NM.sum(1) > 0) & (data.lengths_NM.sum(1) > 0))
+            found.append(self._score(data, rows) - self._score(one, rows))
         return Drop(name, mean(found), stdev(found) if len(found) > 1 else 0.0)
 
-    def _score(self, data: MultimodalDataset) -> float:
-        there = data.lengths_NM.sum(1) > 0  # shuffling may leave a row without anything
-        rows = np.flatnonzero(there)
-        kept = data if there.all() else data.choose(rows)
-        return self.model.score_of(self.model.outputs_of(kept), self.wanted[rows])[0].value
+    def _score(self, data: MultimodalDataset, rows: np.ndarray) -> float:
+        return self.model.score_of(self.model.outputs_of(data.choose(rows)), self.wanted[rows])[0].value
 
 
 def _with(data: MultimodalDataset, name: str, modality: Modality) -> MultimodalDataset:
@@ -229,27 +275,35 @@ def _shuffled_column(frame: pd.DataFrame, name: str, order: np.ndarray) -> pd.Da
 
 
 def _alone(
-    model: MultimodalEstimator, X: Any, y: Iterable[Any], held: tuple[Any, Iterable[Any]]
-) -> tuple[dict[str, list[Score]], dict[str, float]]:
-    """The scores of a model of each modality on held-out rows, and how long it trained."""
-    scores, seconds = {}, {}
-    frame, y = as_frame(X, "X"), list(y)
-    for name, columns in model.form_.columns_of.items():
-        single = clone(model)
-        ignored = {column: "ignored" for column in model.form_.kinds if column not in columns}
-        single.set_params(kinds={**model.form_.kinds, **ignored}, run_dir=None)
-        single.set_params(fusion=model.fusion.replace(longest=None))
-        there = [rows_with(one, columns) for one in (frame, as_frame(held[0], "held[0]"))]
-        (own_X, own_y), own_held = (
-            (table.iloc[rows], [targets[row] for row in rows])
-            for table, targets, rows in ((frame, y, there[0]), (as_frame(held[0], ""), list(held[1]), there[1]))
+    model: MultimodalEstimator,
+    name: str,
+    learned: tuple[pd.DataFrame, list[Any], np.ndarray | None],
+    there: np.ndarray,
+    held: Held,
+) -> Alone:
+    """A model of one modality, trained on the rows that have it and judged by the held-out ones that do."""
+    columns = model.form_.columns_of[name]
+    ignored: dict[str, Kind] = {column: "ignored" for column in model.form_.kinds if column not in columns}
+    single = clone(model).set_params(kinds={**model.form_.kinds, **ignored}, run_dir=None)
+    single.set_params(fusion=model.fusion.replace(longest=None))
+    (frame, y, weights), rows = learned, np.flatnonzero(there)
+    judged = np.flatnonzero(held.data.lengths_NM[:, model.form_.names.index(name)] > 0)
+    own_held = held.frame.iloc[judged], held.wanted[judged]
+    try:
+        if not len(rows) or not len(judged):
+            raise DataError("no row to learn from, or none to judge by, has it")
+        single.fit(
+            frame.iloc[rows],
+            [y[row] for row in rows],
+            sample_weight=None if weights is None else weights[rows],
+            validation=own_held,
         )
-        single.fit(own_X, own_y, validation=own_held)
-        scores[name] = single.evaluate(*own_held)
-        seconds[name] = single.results_["seconds"]
-    return scores, seconds
+        scores = single.evaluate(*own_held)
+    except DataError as error:  # as where rows with it are of one class
+        return Alone(len(judged), [], [], why=str(error))
+    fused = model.score_of(held.outputs[judged], held.wanted[judged])
+    return Alone(len(judged), scores, fused, single.results_["seconds"])
 
 
-def rows_with(frame: pd.DataFrame, columns: list[str]) -> np.ndarray:
-    """Rows of which any of these columns is known."""
-    return np.flatnonzero(frame[columns].notna().any(axis=1).to_numpy())
+def _score_row(name: str, n_rows: int, scores: list[Score], seconds: str) -> list[str]:
+    return [name, f"{n_rows:,}", *(f"{score.value:.4g}" for score in scores), seconds]

@@ -1,0 +1,139 @@
+"""A table as it is learned from: its kinds, targets and weights, and which rows are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from transfuse.data.columns import Kind, check_cells, day_first, names_of
+from transfuse.errors import DataError
+from transfuse.estimators.fine_tuned import divided
+
+
+@dataclass(frozen=True)
+class LearningRows:
+    """All rows of a training: `kept` are learned from (those that weigh nothing are not), `aside` judged by. Weights
+    have a mean of 1 on either side. The first `n_own` rows are X's, those behind them a validation table's."""
+
+    frame: pd.DataFrame
+    kinds: dict[str, Kind]
+    targets: np.ndarray
+    weights: np.ndarray
+    kept: np.ndarray
+    aside: np.ndarray
+    n_own: int
+
+    @classmethod
+    def divided(
+        cls,
+        frame: pd.DataFrame,
+        kinds: dict[str, Kind],
+        targets: np.ndarray,
+        weights: np.ndarray | None,
+        fraction: float,
+        seed: int,
+        classes: np.ndarray | None,
+    ) -> Self:
+        """A share of the rows judged by; the only row of a class is learned from, if another remains to judge by."""
+        kept, aside = divided(len(frame), fraction, seed, classes)
+        if classes is not None:
+            alone = [row for row in aside if classes[row] not in set(classes[kept])]
+            if 0 < len(alone) < len(aside):
+                kept, aside = np.sort([*kept, *alone]), np.setdiff1d(aside, alone)
+        return cls._weighed(frame, kinds, targets, weights, kept, aside, len(frame))
+
+    @classmethod
+    def beside(
+        cls,
+        frame: pd.DataFrame,
+        kinds: dict[str, Kind],
+        targets: np.ndarray,
+        weights: np.ndarray | None,
+        X: Any,
+        y: np.ndarray,
+    ) -> Self:
+        """All rows of one table learned from, all of another judged by. Raises DataError if it lacks a column."""
+        further = as_frame(X, "validation[0]")
+        if len(further) != len(y):
+            raise DataError(f"validation has {len(further)} rows and {len(y)} targets; one each is needed")
+        try:
+            by_day = {name: day_first(frame[name]) for name in names_of(kinds, "date")}
+            check_cells(further, kinds, by_day)
+        except DataError as error:
+            raise DataError(f"validation: {error}") from None
+        used = [name for name, kind in kinds.items() if kind != "ignored"]
+        whole = pd.concat([frame, further[used]], ignore_index=True)
+        if weights is not None:
+            weights = np.concatenate([weights, np.ones(len(further))])
+        kept, aside = np.arange(len(frame)), np.arange(len(frame), len(whole))
+        return cls._weighed(whole, kinds, np.concatenate([targets, y]), weights, kept, aside, len(frame))
+
+    @classmethod
+    def _weighed(
+        cls,
+        frame: pd.DataFrame,
+        kinds: dict[str, Kind],
+        targets: np.ndarray,
+        weights: np.ndarray | None,
+        kept: np.ndarray,
+        aside: np.ndarray,
+        n_own: int,
+    ) -> Self:
+        weights = np.ones(len(frame)) if weights is None else weights.copy()
+        kept, aside = (rows[weights[rows] > 0] for rows in (kept, aside))
+        if not len(kept) or not len(aside):
+            raise DataError("no row that weighs anything is left to learn from or to judge by")
+        for rows in (kept, aside):
+            weights[rows] /= weights[rows].mean()
+        return cls(frame, kinds, targets, weights.astype(np.float32), kept, aside, n_own)
+
+    def without(self, bad: set[int]) -> Self:
+        """Without these rows. Raises DataError if none is left."""
+        kept, aside = (np.array([row for row in rows if row not in bad], dtype=int) for rows in (self.kept, self.aside))
+        if not len(kept) or not len(aside):
+            raise DataError("no row is left to learn from or to judge by once those with unreadable files are dropped")
+        return replace(self, kept=kept, aside=aside)
+
+    def name(self, row: int) -> str:
+        """What a row is called, counted from 1 in its own table."""
+        return row_name(row) if row < self.n_own else f"validation {row_name(row - self.n_own)}"
+
+
+def row_name(row: int, first: int = 0) -> str:
+    """What row `row` behind `first` others is called, counted from 1."""
+    return f"row {first + row + 1}"
+
+
+def as_frame(X: Any, name: str) -> pd.DataFrame:
+    """A table with columns called by strings and rows numbered from 0, empty strings as missing; columns of an array or
+    of lists are x0, x1, …
+
+    Raises DataError for a table without rows or columns, or with two columns of one name.
+    """
+    if isinstance(X, pd.DataFrame):
+        frame = X.reset_index(drop=True)
+    elif isinstance(X, Mapping):
+        frame = pd.DataFrame(X)
+    else:
+        if getattr(X, "ndim", 2) != 2:
+            raise DataError(f"{name} has {X.ndim} dimensions; expected a DataFrame, or rows and columns")
+        frame = pd.DataFrame(X if isinstance(X, np.ndarray) else list(X))
+        frame.columns = [f"x{i}" for i in range(frame.shape[1])]
+    frame.columns = [str(column) for column in frame.columns]
+    if not len(frame) or not len(frame.columns):
+        raise DataError(
+            f"{name} has {len(frame)} rows and {len(frame.columns)} columns; at least one of each is needed"
+        )
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"{name}: two columns are called {twice[0]!r}")
+    strings = [column for column in frame if not pd.api.types.is_numeric_dtype(frame[column])]
+    for column in strings:
+        empty = frame[column].map(lambda cell: isinstance(cell, str) and not cell.strip())
+        if empty.any():
+            frame[column] = frame[column].mask(empty.astype(bool), None)
+    return frame
