@@ -29,6 +29,9 @@ from transfuse.data.images import ImageConfig
 from transfuse.data.sounds import Sound, SoundConfig
 from transfuse.errors import ConfigError, TransfuseError
 
+FILES = 64
+"""Files for which one more decoder is worth its start, where their number is not given."""
+
 QUEUED = 8
 """Files a decoder has been asked for at a time, so that it never waits for the next name."""
 
@@ -66,14 +69,15 @@ def decode(
     """What is in the files, in the order of `paths`: images as arrays (C, S, S), or sounds; None for no path.
 
     A file that is refused, that takes a decoder longer than `seconds`, or that ends it, is `Unreadable`. `n_workers`
-    decoders, as many as there are cores unless it says so, run while the iterator is in use and end with it. Raises
-    ConfigError for numbers out of range, TransfuseError if no decoder can be started.
+    decoders, by default one for every `FILES` files up to as many as there are cores, run while the iterator is in use
+    and end with it. Raises ConfigError for numbers out of range, TransfuseError if no decoder can be started.
     """
     if n_workers is not None and n_workers < 1:
         raise ConfigError(f"n_workers={n_workers} must be at least 1")
     if not seconds > 0:
         raise ConfigError(f"seconds={seconds} must be greater than 0")
-    return _decoded(paths, config, n_workers or _n_cores(), seconds)
+    enough = max(1, math.ceil(sum(path is not None for path in paths) / FILES))
+    return _decoded(paths, config, n_workers or min(_n_cores(), enough), seconds)
 
 
 def _n_cores() -> int:
