@@ -9,7 +9,7 @@ demo: $(VENV)/demo.stamp  ## train a real model in minutes and show that it work
 	$(BIN)/transfuse demo
 
 test: $(VENV)/test.stamp  ## run the tests, on two cores, and then those that time something
-	$(BIN)/python -m pytest -n 2 -m "not alone"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/test.stamp  ## formatter, linter, types, tests with warnings as errors

@@ -20,11 +20,11 @@ import pytest
 import torch
 
 import transfuse
+from commands import COMMAND, call
 from transfuse import Seq2Seq
 from transfuse.training.checkpoint import Checkpoints
 from transfuse.training.metrics_log import read_metrics
 
-COMMAND = str(Path(sys.executable).with_name("transfuse"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 COMMANDS = [
     [],
@@ -58,22 +58,21 @@ TINY = [
 Finished = subprocess.CompletedProcess[str]
 
 
+def process(*arguments: str | Path) -> Finished:
+    """The command with these arguments in a process of its own, as a user has it."""
+    words = [COMMAND, *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+
+
 def run(*arguments: str | Path, given: str | bytes = "") -> Finished:
-    """The command with these arguments and `given` on its standard input."""
-    done = subprocess.run(
-        [COMMAND, *map(str, arguments)],
-        input=given.encode() if isinstance(given, str) else given,
-        capture_output=True,
-        env=ENVIRONMENT,
-        timeout=120,
-    )
-    return Finished(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    """The command with these arguments and `given` on its standard input, in this process."""
+    code, output, messages = call(*arguments, given=given.encode() if isinstance(given, str) else given)
+    return Finished([COMMAND, *map(str, arguments)], code, output, messages)
 
 
 def run_all(commands: Sequence[Sequence[str | Path]]) -> list[Finished]:
-    """The commands, two at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda command: run(*command), commands))
+    """The commands, one after another."""
+    return [run(*command) for command in commands]
 
 
 def fit(data: Path, out: Path, *settings: str) -> list[str | Path]:
@@ -122,7 +121,7 @@ except ValueError:
 
 
 def test_version() -> None:
-    done = run("--version")
+    done = process("--version")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"transfuse {transfuse.__version__}\n", "")
 
 
@@ -130,7 +129,7 @@ def test_version() -> None:
     "arguments", [["fly"], ["predict"], ["fit", "seq2seq", "pairs.tsv"], ["predict", "x", "--bems"]]
 )
 def test_wrong_usage_is_code_2(arguments: list[str]) -> None:
-    done = run(*arguments)
+    done = process(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Usage: transfuse" in done.stderr
 
@@ -152,7 +151,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     home = tmp_path_factory.mktemp("cli")
     pairs = write_pairs(home / "pairs.tsv")
     settings = "training.max_steps=20", "training.validate_every=10", "search.beams=2", "tokenizer.lowercase=true"
-    return Trained(home / "model", pairs, run(*fit(pairs, home / "model", *settings)))
+    return Trained(home / "model", pairs, process(*fit(pairs, home / "model", *settings)))
 
 
 def test_fit_prints_where_the_model_is_and_reports_on_stderr(trained: Trained) -> None:
@@ -419,8 +418,7 @@ def refused(pairs: Path, interrupted: dict[signal.Signals, Interrupted]) -> list
         [*fit(pairs, out, *RUN, "model.dropout=0.0"), "--resume", "--seed", "1"],
         [*fit(other, out, *RUN), "--resume"],
     ]
-    # one after another: side by side they would refuse each other
-    done = [one for command in commands for one in run_all([command])]
+    done = run_all(commands)
     assert content(out) == before
     return done
 

@@ -3,30 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from commands import COMMAND, failure
+from commands import failure, run
 
 SMALL = ["model.d_model=16", "model.encoder_layers=1", "model.decoder_layers=1", "model.encoder_hidden=16"]
 SMALL += ["model.decoder_hidden=16", "model.vocab_size=300", "training.max_steps=12", "training.validate_every=6"]
 SMALL += ["training.batch_tokens=256", "model.max_positions=64", "search.beams=1"]
 WORDS = ["one", "two", "three", "four", "five", "six"]
-
-
-def run(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [COMMAND, *map(str, words)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=120,
-    )
-    assert done.returncode == code, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

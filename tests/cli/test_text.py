@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from commands import COMMAND, failure
+from commands import failure, run
 
 SIZES = ["model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.max_positions=32", "model.vocab_size=120"]
 STEPS = ["training.max_steps=6", "training.validate_every=3", "training.batch_tokens=128"]
@@ -20,13 +18,6 @@ ROWS = [
 
 def settings(*names: str) -> list[str]:
     return [word for name in names for word in ("--set", name)]
-
-
-def run(*words: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([COMMAND, *map(str, words)], capture_output=True, text=True, env=environment, timeout=120)
-    assert done.returncode == code, done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.base import clone, is_classifier, is_regressor
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
@@ -41,6 +41,7 @@ from transfuse import (
     load,
 )
 from transfuse.estimators.multimodal import trimmed_share
+from transfuse.estimators.tree_tower import TreeTower
 from transfuse.models.towers import ImageTower, ImageTowerConfig
 from transfuse.pretrained.directory import save_model
 
@@ -195,22 +196,22 @@ def test_trees_stand_for_the_table_and_are_saved_exactly(
         made(folder, towers=towers).fit(X, y)
 
 
-def test_scores_of_training_rows_are_by_trees_that_did_not_see_them(folder: Path) -> None:
-    """On targets of pure chance, trees that saw a row would know it."""
+@pytest.mark.parametrize("kind", ["class", "number"])
+def test_scores_of_training_rows_are_by_trees_that_did_not_see_them(kind: str) -> None:
+    """Each row's scores are those of trees grown here on the folds that it is not in."""
     draw = np.random.default_rng(0)
-    X = pd.DataFrame({"x": draw.random(200), "z": draw.random(200)})
-    y = draw.integers(0, 2, 200)
-    towers, fusion = TOWERS.replace(table="trees"), FUSION.replace(fusion="gate")
-    model = MultimodalClassifier(towers=towers, fusion=fusion, training=SHORT).fit(X, y)
-    assert model.trees_ is not None
-    kept = model.results_
-    assert kept["held_out_rows"] == 20
-    from transfuse.estimators.tree_tower import TreeTower
-
-    tower, unseen = TreeTower.fit(X.to_numpy(), y, np.ones(200), [], "class", 0)
-    seen = tower.scores(X.to_numpy())
-    assert (seen.argmax(1) == y).mean() > 0.8
-    assert abs((unseen.argmax(1) == y).mean() - 0.5) < 0.15
+    X, y = draw.random((60, 2)), np.arange(60) % 2
+    order = np.argsort(X[:, 0])
+    y = y[order] if kind == "class" else y[order] + draw.random(60)
+    weights = draw.random(60) + 0.5
+    tower, unseen = TreeTower.fit(X, y, weights, [], kind, 0)
+    folds: Any = StratifiedKFold if kind == "class" else KFold
+    new: Any = HistGradientBoostingClassifier if kind == "class" else HistGradientBoostingRegressor
+    for learned, rows in folds(5, shuffle=True, random_state=0).split(X, y):
+        model = new(random_state=0, early_stopping=False).fit(X[learned], y[learned], sample_weight=weights[learned])
+        wanted = np.log(model.predict_proba(X[rows])) if kind == "class" else model.predict(X[rows])[:, None]
+        np.testing.assert_allclose(unseen[rows], wanted, atol=1e-9)
+    assert np.abs(tower.scores(X) - unseen).max() > 0.1
 
 
 @pytest.mark.parametrize("counts", [(38, 1, 1), (20, 18, 1, 1), (39, 1)])
@@ -220,10 +221,8 @@ def test_trees_take_classes_of_one_row(counts: tuple[int, ...]) -> None:
     X = pd.DataFrame({"x": y + draw.random(40), "z": draw.random(40)})
     towers, fusion = TOWERS.replace(table="trees"), FUSION.replace(fusion="average")
     for seed in range(4):
-        model = MultimodalClassifier(
-            towers=towers, fusion=fusion, training=SHORT, class_weight="balanced", random_state=seed
-        )
-        shares = model.fit(X, y).predict_proba(X)
+        model = MultimodalClassifier(towers=towers, fusion=fusion, training=SHORT, random_state=seed)
+        shares = model.fit(X, y, sample_weight="balanced").predict_proba(X)
         assert shares.shape == (40, len(counts)) and np.isfinite(shares).all()
 
 
@@ -424,11 +423,9 @@ def test_late_rows_have_their_own_numbers(fitted: MultimodalClassifier, rows: tu
 
 def test_a_directory_keeps_its_settings(folder: Path, rows: tuple[pd.DataFrame, list[str]], tmp_path: Path) -> None:
     X, y = rows[0][["letter", "size"]].assign(junk=[f"id{i}" for i in range(48)]), rows[1]
-    for weight in ("balanced", {"a": 2.0, "b": 1.0, "c": 3.0}, None):
-        model = made(folder, class_weight=weight).fit(X, y)
-        opened = MultimodalClassifier.load(model.save(tmp_path))
-        assert opened.class_weight == weight and opened.kinds == {"letter": "category"}
-        clone(opened).fit(X.drop(columns="junk"), y)
+    opened = MultimodalClassifier.load(made(folder).fit(X, y).save(tmp_path))
+    assert opened.kinds == {"letter": "category"} and opened.get_params()["towers"] == TOWERS
+    clone(opened).fit(X.drop(columns="junk"), y)
     with pytest.raises(DataError, match="classes are strings, or numbers"):
         made(folder).fit(X, pd.date_range("2024-01-01", periods=48))
     with pytest.raises(DataError, match="holds int, str"):
@@ -451,6 +448,32 @@ def test_another_start_is_another_run(folder: Path, rows: tuple[pd.DataFrame, li
     (tmp_path / "one" / "preprocessor_config.json").write_text('{"image_mean": [0.485, 0.456, 0.406]}')
     with pytest.raises(ModelDirectoryError, match="image_mean"):
         made(folder, kinds=None, towers=start).fit(X, y)
+
+
+def test_rows_are_divided_for_the_report_as_for_the_training() -> None:
+    """A class of one row is learned from, so it must not be judged by afterwards."""
+    X, y = pd.DataFrame({"x": np.arange(30.0)}), np.array(["a", "b"] * 14 + ["c", "d"])
+    for seed in range(8):
+        model = MultimodalClassifier(
+            towers=TOWERS, fusion=FUSION, training=SHORT, validation_fraction=0.3, random_state=seed
+        )
+        learned, judged = model.fit(X, y).divided(X, y)
+        assert {"a", "b", "c", "d"} == set(learned[1]) and not {"c", "d"} & set(judged[1])
+        assert model.results_["held_out_rows"] == len(judged[1])
+        wanted = {one.name: one.value for one in model.evaluate(*judged)}
+        told = {one["name"]: one["value"] for one in model.results_["held_out_metrics"]}
+        assert told == pytest.approx(wanted)
+
+
+def test_balanced_weights_are_those_of_the_classes(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> None:
+    X, y = rows[0][["size"]], np.array(rows[1])
+    by_hand = np.array([48 / (3 * (y == label).sum()) for label in y])
+    plain = made(folder, kinds=None, random_state=1)
+    named = clone(plain).fit(X, y, sample_weight="balanced").predict_proba(X)
+    np.testing.assert_array_equal(named, clone(plain).fit(X, y, sample_weight=by_hand).predict_proba(X))
+    assert np.abs(named - clone(plain).fit(X, y).predict_proba(X)).max() > 0
+    with pytest.raises(DataError, match="sample_weight='even' must be numbers"):
+        plain.fit(X, y, sample_weight="even")
 
 
 def test_cut_sounds_are_told_of(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> None:

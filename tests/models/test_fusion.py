@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from transfuse.errors import ConfigError, DataError
+from transfuse.models.alignment import interpolate, trim
 from transfuse.models.bert import BertConfig
-from transfuse.models.fusion import FusionConfig, FusionModel, MultimodalConfig, interpolate, trim
+from transfuse.models.fusion import FusionConfig, FusionModel, MultimodalConfig
 from transfuse.models.towers import ImageTowerConfig, ScoreTowerConfig, SoundTowerConfig, TableTowerConfig
 
 FUSIONS = ("early", "middle", "bottleneck", "concatenate", "gate", "average")

@@ -81,13 +81,12 @@ def fit_multimodal(
         random_state=seed,
         verbose=True,
     )
-    if balanced:
-        model.set_params(class_weight="balanced")
     set_up(model, settings, fusion, align)
     X, y = read_rows(table, target, skip_bad_rows)
     held = None if validation is None else read_rows(validation, target, skip_bad_rows)
     with stoppable():
-        model.fit(X, y, validation=held, resume=resume)
+        weights = "balanced" if balanced else None
+        model.fit(X, y, sample_weight=weights, validation=held, resume=resume)
         for name, columns in model.form_.columns_of.items():
             say(f"{name}: {', '.join(f'{column} ({model.form_.kinds[column]})' for column in columns)}")
         left_out = [name for name, kind in model.form_.kinds.items() if kind == "ignored"]
@@ -97,7 +96,9 @@ def fit_multimodal(
             say(f"trimming throws {100 * model.results_['trimmed']:.0f} % of the tokens away")
         model.save(out)  # the report may take as long again
         learned, judged = ((X, y), held) if held else model.divided(X, y)
-        found = transfuse.modality_report(model, *learned, held=judged, alone=alone, random_state=seed)
+        found = transfuse.modality_report(
+            model, *learned, held=judged, sample_weight=weights, alone=alone, random_state=seed
+        )
     model.results_["modalities"] = found.to_dict()
     model.save(out)
     report = found.save(out / "modalities.html")

@@ -221,7 +221,8 @@ class MultimodalBatch:
 class MultimodalDataset:
     """Rows of several modalities, in the order of their names in the model.
 
-    Row numbers up to N are rows as they are; (epoch + 1) · N + row is a row as it is changed in that epoch.
+    Row numbers up to N are rows as they are; (epoch + 1) · N + row is a row as it is changed in that epoch. Those of
+    `modalities` that are `left_out` are as missing in every row.
     """
 
     modalities: Mapping[str, Modality]
@@ -229,6 +230,7 @@ class MultimodalDataset:
     weights: np.ndarray
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     seed: int = 0
+    left_out: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -236,7 +238,8 @@ class MultimodalDataset:
     @cached_property
     def lengths_NM(self) -> np.ndarray:
         """Tokens of each row in each modality."""
-        return np.stack([one.lengths_N for one in self.modalities.values()], axis=1)
+        lengths = {name: one.lengths_N for name, one in self.modalities.items()}
+        return np.stack([one * (name not in self.left_out) for name, one in lengths.items()], axis=1)
 
     def choose(self, rows: np.ndarray) -> MultimodalDataset:
         """These rows alone."""

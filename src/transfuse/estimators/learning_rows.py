@@ -27,69 +27,38 @@ class LearningRows:
     aside: np.ndarray
     n_own: int
 
-    @classmethod
-    def divided(
-        cls,
-        frame: pd.DataFrame,
-        kinds: dict[str, Kind],
-        targets: np.ndarray,
-        weights: np.ndarray | None,
-        fraction: float,
-        seed: int,
-        classes: np.ndarray | None,
-    ) -> Self:
-        """A share of the rows judged by; the only row of a class is learned from, if another remains to judge by."""
-        kept, aside = divided(len(frame), fraction, seed, classes)
-        if classes is not None:
-            alone = [row for row in aside if classes[row] not in set(classes[kept])]
-            if 0 < len(alone) < len(aside):
-                kept, aside = np.sort([*kept, *alone]), np.setdiff1d(aside, alone)
-        return cls._weighed(frame, kinds, targets, weights, kept, aside, len(frame))
-
-    @classmethod
-    def beside(
-        cls,
-        frame: pd.DataFrame,
-        kinds: dict[str, Kind],
-        targets: np.ndarray,
-        weights: np.ndarray | None,
-        X: Any,
-        y: np.ndarray,
-    ) -> Self:
-        """All rows of one table learned from, all of another judged by. Raises DataError if it lacks a column."""
+    def beside(self, X: Any, y: np.ndarray) -> Self:
+        """All of these rows learned from, all of another table judged by. Raises DataError if it lacks a column, naming
+        it and its rows as those of the validation."""
         further = as_frame(X, "validation[0]")
         if len(further) != len(y):
             raise DataError(f"validation has {len(further)} rows and {len(y)} targets; one each is needed")
         try:
-            by_day = {name: day_first(frame[name]) for name in names_of(kinds, "date")}
-            check_cells(further, kinds, by_day)
+            by_day = {name: day_first(self.frame[name]) for name in names_of(self.kinds, "date")}
+            check_cells(further, self.kinds, by_day)
         except DataError as error:
             raise DataError(f"validation: {error}") from None
-        used = [name for name, kind in kinds.items() if kind != "ignored"]
-        whole = pd.concat([frame, further[used]], ignore_index=True)
-        if weights is not None:
-            weights = np.concatenate([weights, np.ones(len(further))])
-        kept, aside = np.arange(len(frame)), np.arange(len(frame), len(whole))
-        return cls._weighed(whole, kinds, np.concatenate([targets, y]), weights, kept, aside, len(frame))
+        used = [name for name, kind in self.kinds.items() if kind != "ignored"]
+        n = len(self.frame)
+        return replace(
+            self,
+            frame=pd.concat([self.frame, further[used]], ignore_index=True),
+            targets=np.concatenate([self.targets, y]),
+            weights=np.concatenate([self.weights, np.ones(len(further), np.float32)]),
+            kept=np.arange(n),
+            aside=np.arange(n, n + len(further)),
+        )
 
-    @classmethod
-    def _weighed(
-        cls,
-        frame: pd.DataFrame,
-        kinds: dict[str, Kind],
-        targets: np.ndarray,
-        weights: np.ndarray | None,
-        kept: np.ndarray,
-        aside: np.ndarray,
-        n_own: int,
-    ) -> Self:
-        weights = np.ones(len(frame)) if weights is None else weights.copy()
-        kept, aside = (rows[weights[rows] > 0] for rows in (kept, aside))
+    def weighed(self) -> Self:
+        """Without rows that weigh nothing, the others' mean brought to 1 on either side. Raises DataError if no row is
+        left on one."""
+        kept, aside = (rows[self.weights[rows] > 0] for rows in (self.kept, self.aside))
         if not len(kept) or not len(aside):
             raise DataError("no row that weighs anything is left to learn from or to judge by")
+        weights = self.weights.astype(np.float64)
         for rows in (kept, aside):
             weights[rows] /= weights[rows].mean()
-        return cls(frame, kinds, targets, weights.astype(np.float32), kept, aside, n_own)
+        return replace(self, weights=weights.astype(np.float32), kept=kept, aside=aside)
 
     def without(self, bad: set[int]) -> Self:
         """Without these rows. Raises DataError if none is left."""
@@ -101,6 +70,16 @@ class LearningRows:
     def name(self, row: int) -> str:
         """What a row is called, counted from 1 in its own table."""
         return row_name(row) if row < self.n_own else f"validation {row_name(row - self.n_own)}"
+
+
+def sides(n: int, fraction: float, seed: int, classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Rows to learn from and a share of them to judge by; a class is learned from, if others remain to judge by."""
+    kept, aside = divided(n, fraction, seed, classes)
+    if classes is not None:
+        alone = [row for row in aside if classes[row] not in set(classes[kept])]
+        if 0 < len(alone) < len(aside):
+            return np.sort([*kept, *alone]), np.setdiff1d(aside, alone)
+    return kept, aside
 
 
 def row_name(row: int, first: int = 0) -> str:

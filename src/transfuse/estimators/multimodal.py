@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
@@ -22,14 +23,13 @@ from transfuse.data.images import ImageConfig
 from transfuse.data.modalities import Modality, MultimodalDataset, Scores
 from transfuse.data.rows import TABLE, TEXT, Media, RowForm, band_statistics, columns_of, read_media
 from transfuse.data.sounds import SoundConfig
-from transfuse.data.wordpiece import WordPiece, WordPieceConfig
+from transfuse.data.wordpiece import WordPiece
 from transfuse.errors import ConfigError, DataError, ModelDirectoryError, TruncatedWarning, UnreadableWarning
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, read_about
-from transfuse.estimators.fine_tuned import JUDGED_TOKENS, divided
-from transfuse.estimators.learning_rows import LearningRows, as_frame, row_name
+from transfuse.estimators.fine_tuned import JUDGED_TOKENS
+from transfuse.estimators.learning_rows import LearningRows, as_frame, row_name, sides
 from transfuse.estimators.model_card import model_card
 from transfuse.estimators.starts import Starts, fitted_images
-from transfuse.estimators.text_encoder import TOKENS
 from transfuse.estimators.trained import TrainedEstimator
 from transfuse.estimators.tree_tower import TreeTower
 from transfuse.metrics.text_scores import Score
@@ -84,7 +84,6 @@ class MultimodalEstimator(TrainedEstimator):
         "images": ImageConfig,
         "sounds": SoundConfig,
         "augmentation": AugmentationConfig,
-        "tokenizer": WordPieceConfig,
     }
     KIND: ClassVar[Literal["class", "number"]]
 
@@ -104,7 +103,6 @@ class MultimodalEstimator(TrainedEstimator):
         images: ImageConfig = ImageConfig(),
         sounds: SoundConfig = SoundConfig(),
         augmentation: AugmentationConfig = AugmentationConfig(),
-        tokenizer: WordPieceConfig = TOKENS,
         training: TrainingConfig | None = None,
         validation_fraction: float = 0.1,
         run_dir: str | Path | None = None,
@@ -120,7 +118,6 @@ class MultimodalEstimator(TrainedEstimator):
         self.images = images
         self.sounds = sounds
         self.augmentation = augmentation
-        self.tokenizer = tokenizer
         self.training = training  # type: ignore[assignment]
         self.validation_fraction = validation_fraction
         self.run_dir = run_dir
@@ -140,12 +137,12 @@ class MultimodalEstimator(TrainedEstimator):
         targets: np.ndarray,
         n_outputs: int,
         validation: tuple[Any, np.ndarray] | None,
-        sample_weight: Iterable[float] | None,
+        sample_weight: Any,
         resume: bool,
     ) -> None:
         """Train on a table and targets, a number of a class or a number for each row."""
         seed = self._seed()
-        rows = self._divide(X, targets, validation, _weights(sample_weight))
+        rows = self._divide(X, targets, validation, self._row_weights(sample_weight, targets))
         starts = Starts.opened(self.towers, rows.kinds)
         with self._run_folder(resume) as folder:
             images = starts.image_settings(self.images)
@@ -156,7 +153,7 @@ class MultimodalEstimator(TrainedEstimator):
             self._begin(rows, media, starts)
             modalities = {name: self.form_.modality(name, rows.frame, media) for name in self.form_.names}
             if self.towers.table == "trees" and TABLE in modalities:
-                modalities[TABLE] = self._grow(rows, modalities[TABLE], loss, seed)
+                modalities[TABLE] = self._grow(rows, modalities[TABLE], seed)
             whole = MultimodalDataset(modalities, final, rows.weights, self.augmentation, seed)
             empty = [row for row in (*rows.kept, *rows.aside) if not whole.lengths_NM[row].sum()]
             if empty:
@@ -181,12 +178,29 @@ class MultimodalEstimator(TrainedEstimator):
         check_cells(frame, kinds)
         self.feature_names_in_ = np.array(list(kinds), dtype=object)
         self.n_features_in_ = len(kinds)
-        if validation is not None:
-            return LearningRows.beside(frame, kinds, targets, weights, *validation)
+        weights = np.ones(len(frame), np.float32) if weights is None else weights.astype(np.float32)
+        if validation is None:
+            rows = LearningRows(frame, kinds, targets, weights, *self._sides(targets), len(frame))
+        else:
+            everything, nothing = np.arange(len(frame)), np.arange(0)
+            rows = LearningRows(frame, kinds, targets, weights, everything, nothing, len(frame)).beside(*validation)
+        return rows.weighed()
+
+    def _sides(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to learn from and rows to judge by, the same for the same targets."""
         classes = targets if self.KIND == "class" else None
-        return LearningRows.divided(
-            frame, kinds, targets, weights, self.validation_fraction, self._known_seed(), classes
-        )
+        return sides(len(targets), self.validation_fraction, self._known_seed(), classes)
+
+    def _row_weights(self, sample_weight: Any, targets: np.ndarray) -> np.ndarray | None:
+        """The weight of each row, None where all weigh alike. Raises DataError for what is none."""
+        if sample_weight is None:
+            return None
+        if isinstance(sample_weight, str):
+            raise DataError(f"sample_weight={sample_weight!r} must be numbers, one a row")
+        weights = np.asarray(sample_weight if hasattr(sample_weight, "__array__") else list(sample_weight), np.float64)
+        if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+            raise DataError("sample_weight must be finite numbers of at least 0, one a row and not all of them 0")
+        return weights
 
     def _settled(self, rows: LearningRows) -> tuple[MultimodalLoss, np.ndarray]:
         """The loss, and targets as it takes them, by what the rows to learn from say."""
@@ -225,7 +239,7 @@ class MultimodalEstimator(TrainedEstimator):
         if not columns_of(kinds):
             raise DataError(f"every column is ignored ({', '.join(kinds)}); say what they hold by kinds=")
         texts = [text for name in names_of(kinds, "text") for text in as_strings(learned[name]) if text is not None]
-        self.tokenizer_ = starts.tokenizer(texts, self.tokenizer) if names_of(kinds, "text") else None
+        self.tokenizer_ = starts.tokenizer(texts) if names_of(kinds, "text") else None
         self.trees_ = None
         self.form_ = RowForm(
             kinds=kinds,
@@ -250,14 +264,12 @@ class MultimodalEstimator(TrainedEstimator):
         starts.give(self.model_)
         self.model_.to(pick_device(self.device))
 
-    def _grow(self, rows: LearningRows, table: Modality, loss: MultimodalLoss, seed: int) -> Scores:
+    def _grow(self, rows: LearningRows, table: Modality, seed: int) -> Scores:
         """Grow trees in the place of the table's tower; their scores of the rows they learn from are by trees that did
         not see the row."""
         X = plain_columns(rows.frame, self.form_.features)
         levels = [len(one) for one in self.form_.features.levels.values()]
         y, weights = self._tree_targets(rows.targets[rows.kept]), rows.weights[rows.kept]
-        if loss.weights is not None:
-            weights = weights * np.array(loss.weights)[y]
         self.trees_, unseen = TreeTower.fit(X[rows.kept], y, weights, levels, self.KIND, seed)
         scores = self.trees_.scores(X)
         scores[rows.kept] = unseen
@@ -285,7 +297,6 @@ class MultimodalEstimator(TrainedEstimator):
             "augmentation": self.augmentation.to_dict(),
             "data": data.fingerprint(),
             "validation": held.fingerprint(),
-            "class_weights": None if loss.weights is None else list(loss.weights),
         }
 
         def score() -> float:
@@ -316,9 +327,8 @@ class MultimodalEstimator(TrainedEstimator):
         """The model's outputs for each row of a table, read in stretches."""
         check_is_fitted(self, "model_")
         frame = as_frame(X, "X")
-        check_cells(
-            frame, self.form_.kinds, self.form_.features.by_day
-        )  # before it is cut up, so that rows have their numbers
+        # before it is cut up, so that rows have their numbers
+        check_cells(frame, self.form_.kinds, self.form_.features.by_day)
         unknown = sorted(set(without) - set(self.form_.names))
         if unknown:
             raise DataError(f"there is no modality {unknown[0]!r}; there are {', '.join(self.form_.names)}")
@@ -333,8 +343,7 @@ class MultimodalEstimator(TrainedEstimator):
     ) -> MultimodalDataset:
         """Rows as the model takes them; `name` is what each is called. Raises DataError as fit does."""
         data = self.rows_and_media(frame, name)[0]
-        for modality in without:
-            data.lengths_NM[:, self.form_.names.index(modality)] = 0
+        data = replace(data, left_out=frozenset(without))
         empty = np.flatnonzero(data.lengths_NM.sum(1) == 0)
         if len(empty):
             raise DataError(f"{name(int(empty[0]))}: every modality is missing, so there is nothing to predict from")
@@ -376,9 +385,8 @@ class MultimodalEstimator(TrainedEstimator):
 
     def divided(self, X: pd.DataFrame, y: Sequence[Any]) -> tuple[Rows, Rows]:
         """Rows to learn from and rows to judge by, as `fit` divides them where it is given none to judge by."""
-        classes = np.unique(self.targets_of(y, "y"), return_inverse=True)[1] if self.KIND == "class" else None
-        sides = divided(len(X), self.validation_fraction, self._known_seed(), classes)
-        learned, judged = ((X.iloc[rows].reset_index(drop=True), [y[row] for row in rows]) for rows in sides)
+        parts = self._sides(np.unique(self.targets_of(y, "y"), return_inverse=True)[1])
+        learned, judged = ((X.iloc[rows].reset_index(drop=True), [y[row] for row in rows]) for rows in parts)
         return learned, judged
 
     def evaluate(self, X: Any, y: Iterable[Any]) -> list[Score]:
@@ -445,7 +453,7 @@ class MultimodalEstimator(TrainedEstimator):
         if not isinstance(model, FusionModel) or model.config.fusion.outputs != cls.KIND:
             raise ModelDirectoryError(f"{folder}: not a multimodal model of {cls.KIND}s")
         own: dict[str, Any] = {"form": {}, "kinds": {}, "unreadable": "refuse", "columns": []}
-        own |= {"classes": [], "class_weight": [], "mean": [], "scale": []}
+        own |= {"classes": [], "mean": [], "scale": []}
         about = read_about(folder, COMMON | {name: {} for name in cls.SETTINGS} | own)
         tokenizer = WordPiece.load(folder / TOKENIZER) if TEXT in model.config.names else None
         try:
@@ -494,12 +502,3 @@ def trimmed_share(data: MultimodalDataset) -> float:
     lengths = data.lengths_NM
     shortest = np.where(lengths > 0, lengths, np.iinfo(lengths.dtype).max).min(1, keepdims=True)
     return float(1 - np.minimum(lengths, shortest).sum() / lengths.sum())
-
-
-def _weights(sample_weight: Iterable[float] | None) -> np.ndarray | None:
-    if sample_weight is None:
-        return None
-    weights = np.asarray(sample_weight if hasattr(sample_weight, "__array__") else list(sample_weight), np.float64)
-    if weights.ndim != 1 or not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-        raise DataError("sample_weight must be finite numbers of at least 0, one a row and not all of them 0")
-    return weights

@@ -2,93 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
-from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.class_weight import compute_sample_weight
 
-from transfuse.data.augmentation import AugmentationConfig
-from transfuse.data.columns import Kind
-from transfuse.data.images import ImageConfig
-from transfuse.data.sounds import SoundConfig
-from transfuse.data.wordpiece import WordPieceConfig
 from transfuse.errors import DataError
 from transfuse.estimators.learning_rows import LearningRows
-from transfuse.estimators.multimodal import MultimodalEstimator, Unreadable
-from transfuse.estimators.text_encoder import TOKENS
+from transfuse.estimators.multimodal import MultimodalEstimator
 from transfuse.metrics.labels import alike
 from transfuse.metrics.text_scores import Score
-from transfuse.models.fusion import FusionConfig
-from transfuse.models.towers import TowersConfig
-from transfuse.training.config import TrainingConfig
 from transfuse.training.multimodal import MultimodalLoss
 
 
 class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignore[misc]
-    """Learns the class of each row of a table whose columns hold text, images, sounds, numbers, categories or dates.
-
-    `class_weight` is "balanced", or a weight for each class.
-    """
+    """Learns the class of each row of a table whose columns hold text, images, sounds, numbers, categories or dates."""
 
     KIND = "class"
-
-    def __init__(
-        self,
-        *,
-        kinds: Mapping[str, Kind] | None = None,
-        files: str | Path = ".",
-        unreadable: Unreadable = "refuse",
-        fusion: FusionConfig = FusionConfig(),
-        towers: TowersConfig = TowersConfig(),
-        images: ImageConfig = ImageConfig(),
-        sounds: SoundConfig = SoundConfig(),
-        augmentation: AugmentationConfig = AugmentationConfig(),
-        tokenizer: WordPieceConfig = TOKENS,
-        class_weight: Mapping[Any, float] | str | None = None,
-        training: TrainingConfig | None = None,
-        validation_fraction: float = 0.1,
-        run_dir: str | Path | None = None,
-        device: str | None = None,
-        random_state: Any = 0,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            kinds=kinds,
-            files=files,
-            unreadable=unreadable,
-            fusion=fusion,
-            towers=towers,
-            images=images,
-            sounds=sounds,
-            augmentation=augmentation,
-            tokenizer=tokenizer,
-            training=training,
-            validation_fraction=validation_fraction,
-            run_dir=run_dir,
-            device=device,
-            random_state=random_state,
-            verbose=verbose,
-        )
-        self.class_weight = class_weight
 
     def fit(
         self,
         X: Any,
         y: Iterable[Any],
         *,
-        sample_weight: Iterable[float] | None = None,
+        sample_weight: Iterable[float] | Literal["balanced"] | None = None,
         validation: tuple[Any, Iterable[Any]] | None = None,
         resume: bool = False,
     ) -> Self:
         """Learn the classes `y` of the rows of a DataFrame (or of a 2-D array).
 
-        Judged by `validation`, or by `validation_fraction` of the rows. Raises DataError naming row and column, and
-        ConfigError for settings that contradict each other.
+        `sample_weight` is a number of at least 0 for each row, or "balanced" for classes to weigh alike however rare
+        they are. Judged by `validation`, or by `validation_fraction` of the rows. Raises DataError naming row and
+        column, and ConfigError for settings that contradict each other.
         """
         with self._unchanged_on_failure():
             self._check_settings()
@@ -102,14 +51,14 @@ class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignor
             self._learn(X, targets, len(self.classes_), held, sample_weight, resume)
         return self
 
+    def _row_weights(self, sample_weight: Any, targets: np.ndarray) -> np.ndarray | None:
+        if isinstance(sample_weight, str) and sample_weight == "balanced":
+            weights: np.ndarray = compute_sample_weight("balanced", targets)
+            return weights
+        return super()._row_weights(sample_weight, targets)
+
     def _settled(self, rows: LearningRows) -> tuple[MultimodalLoss, np.ndarray]:
-        if self.class_weight is None:
-            return MultimodalLoss("class"), rows.targets
-        weighed = self.class_weight
-        if isinstance(weighed, Mapping):
-            weighed = {self.classes_.tolist().index(label): weight for label, weight in weighed.items()}
-        found = compute_class_weight(weighed, classes=np.arange(len(self.classes_)), y=rows.targets[rows.kept])
-        return MultimodalLoss("class", tuple(float(weight) for weight in found)), rows.targets
+        return MultimodalLoss("class"), rows.targets
 
     def predict_proba(self, X: Any, *, without: Sequence[str] = ()) -> np.ndarray:
         """Probability of each class, (rows, classes); `without` names modalities to leave out."""
@@ -172,15 +121,10 @@ class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignor
         return np.searchsorted(self.classes_, labels)
 
     def _labels(self) -> dict[str, Any]:
-        weighed = self.class_weight
-        pairs = [[label, float(weight)] for label, weight in weighed.items()] if isinstance(weighed, Mapping) else []
-        return {"classes": self.classes_.tolist(), "class_weight": [weighed] if isinstance(weighed, str) else pairs}
+        return {"classes": self.classes_.tolist()}
 
     def _take_labels(self, about: dict[str, Any]) -> None:
         self.classes_ = np.array(about["classes"])
-        weighed = about["class_weight"]
-        if weighed:
-            self.class_weight = weighed[0] if isinstance(weighed[0], str) else dict(weighed)
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

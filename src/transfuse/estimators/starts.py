@@ -58,12 +58,12 @@ class Starts:
             vision = opened
         return cls(towers, encoder, vision)
 
-    def tokenizer(self, texts: Sequence[str], config: WordPieceConfig) -> WordPiece:
+    def tokenizer(self, texts: Sequence[str]) -> WordPiece:
         """The encoder's own, or one learned from texts."""
         if self.encoder is not None:
             found: WordPiece = self.encoder.tokenizer_
             return found
-        return WordPiece.train(texts, self.towers.vocab_size, config)
+        return WordPiece.train(texts, self.towers.vocab_size, WordPieceConfig(lowercase=self.towers.lowercase))
 
     @property
     def longest(self) -> int:

@@ -7,10 +7,8 @@ others' tokens (as MulT, arXiv 1906.00295), "bottleneck" lets them meet in a few
 "average" the predictions made of each.
 
 Where one sequence is much shorter than another, `align` says what happens before a fusion-type stack reads them:
-"pad" leaves each at its length (what fills up a batch is masked, so it has no part in anything), "trim" cuts every
-row's sequences to its shortest, "interpolate" stretches them linearly to the row's longest and adds them up position by
-position, "attend" lets the longest attend to each other one and keeps it alone, "resample" brings each to `n_queries`
-tokens by learned queries (as Perceiver, arXiv 2103.03206).
+"pad" leaves each at its length (what fills up a batch is masked, so it has no part in anything), "trim", "interpolate"
+and "resample" are those of `alignment.py`, and "attend" lets the longest attend to each other one and keeps it alone.
 
 A modality that is missing in a row contributes nothing there: the prediction is that of the same model on the others.
 
@@ -29,15 +27,12 @@ from torch.nn import functional as F
 
 from transfuse.config import Config
 from transfuse.errors import ConfigError, DataError
+from transfuse.models.alignment import CrossAttention, Resampler, Tokens, align, interpolate, safe
 from transfuse.models.towers import TextTower, TowerConfig, pre_norm_block, tower_of
-from transfuse.nn.attention import Attention, check_heads
+from transfuse.nn.attention import check_heads
 from transfuse.nn.blocks import Block, Stack
 from transfuse.nn.dropout import Dropout
-from transfuse.nn.feed_forward import FeedForward
 from transfuse.nn.linear import Linear
-
-Tokens = tuple[Tensor, Tensor]
-"""Vectors (B, T, D), and which are real, (B, T)."""
 
 PARALLEL = ("concatenate", "gate", "average")
 ONE_SEQUENCE = ("interpolate", "attend")
@@ -109,7 +104,7 @@ class FusionModel(nn.Module):
             self.entries = nn.ModuleList(Linear(tower.d_model, c.d_model) for tower in config.towers)
             self.entry_norms = nn.ModuleList(nn.LayerNorm(c.d_model) for _ in range(n))
             self.modality = nn.Parameter(torch.empty(n, c.d_model))
-            self.fusion = _fusion(c, n)
+            self.fusion = FUSIONS[c.fusion](c, n)
 
     def initialise(self, seed: int) -> FusionModel:
         """Draw all weights anew from `seed`: matrices N(0, 1 / fan-in), tables N(0, 0.02² · 128 / D), biases 0, norms
@@ -181,38 +176,6 @@ class FusionModel(nn.Module):
 _TABLES = ("token", "segments", "level")
 
 
-class CrossAttention(nn.Module):
-    """`x` and what it reads in a memory; a row without a memory reads nothing."""
-
-    def __init__(self, c: FusionConfig) -> None:
-        super().__init__()
-        self.norm, self.attention = nn.LayerNorm(c.d_model), Attention(c.d_model, c.n_heads)
-        self.dropout = Dropout(c.dropout)
-
-    def forward(self, x_BTD: Tensor, memory: Tokens) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
-        memory_BSD, keep_BS = memory
-        read_BTD = self.attention(self.norm(x_BTD), memory_BSD, keep=_safe(keep_BS))
-        return x_BTD + self.dropout(read_BTD) * keep_BS.any(1)[:, None, None]
-
-
-class Resampler(nn.Module):
-    """Tokens of any number to `n_queries`, by as many learned queries."""
-
-    def __init__(self, c: FusionConfig) -> None:
-        super().__init__()
-        self.queries = nn.Parameter(torch.empty(c.n_queries, c.d_model))
-        self.read = CrossAttention(c)
-        self.norm = nn.LayerNorm(c.d_model)
-        self.feed_forward = FeedForward(c.d_model, c.d_hidden or 4 * c.d_model, activation="gelu")
-
-    def forward(self, tokens: Tokens) -> Tokens:
-        """(B, T, D) to (B, Q, D); of a row without tokens none are real."""
-        x_BQD = self.read(self.queries.expand(len(tokens[0]), -1, -1), tokens)
-        x_BQD = x_BQD + self.feed_forward(self.norm(x_BQD))
-        return x_BQD, tokens[1].any(1)[:, None].expand(x_BQD.shape[:2])
-
-
 class Early(nn.Module):
     """A first token, then all tokens one after another, in one stack; the prediction is made of the first."""
 
@@ -220,8 +183,8 @@ class Early(nn.Module):
         super().__init__()
         self.align, self.longest = c.align, c.longest or 0
         self.first = nn.Parameter(torch.empty(c.d_model))
-        self.others = nn.ModuleList(CrossAttention(c) for _ in range(n if c.align == "attend" else 0))
-        self.resamplers = nn.ModuleList(Resampler(c) for _ in range(n if c.align == "resample" else 0))
+        self.others = nn.ModuleList(_cross(c) for _ in range(n if c.align == "attend" else 0))
+        self.resamplers = nn.ModuleList(_resampler(c) for _ in range(n if c.align == "resample" else 0))
         self.stack = Stack([_block(c) for _ in range(c.n_layers)], nn.LayerNorm(c.d_model))
         self.dropout, self.output = Dropout(c.dropout), Linear(c.d_model, c.n_outputs)
 
@@ -254,8 +217,8 @@ class Middle(nn.Module):
         super().__init__()
         self.align = c.align
         self.first = nn.Parameter(torch.empty(n, c.d_model))
-        self.resamplers = nn.ModuleList(Resampler(c) for _ in range(n if c.align == "resample" else 0))
-        self.cross = nn.ModuleList(_each(n, CrossAttention, c) for _ in range(c.n_layers))
+        self.resamplers = nn.ModuleList(_resampler(c) for _ in range(n if c.align == "resample" else 0))
+        self.cross = nn.ModuleList(_each(n, _cross, c) for _ in range(c.n_layers))
         self.blocks = nn.ModuleList(_each(n, _block, c) for _ in range(c.n_layers))
         self.norm = nn.LayerNorm(c.d_model)
         self.dropout, self.output = Dropout(c.dropout), Linear(c.d_model, c.n_outputs)
@@ -271,7 +234,7 @@ class Middle(nn.Module):
                     x_BTD = cross[i](
                         x_BTD, (torch.cat([x for x, _ in others], 1), torch.cat([k for _, k in others], 1))
                     )
-                read.append((blocks[i](x_BTD, keep=_safe(keep_BT)), keep_BT))
+                read.append((blocks[i](x_BTD, keep=safe(keep_BT)), keep_BT))
             tokens = read
         return self.output(self.dropout(self.norm(mean_of_first(tokens))))
 
@@ -285,7 +248,7 @@ class Bottleneck(nn.Module):
         self.align = c.align
         self.first = nn.Parameter(torch.empty(n, c.d_model))
         self.shared = nn.Parameter(torch.empty(c.n_bottleneck, c.d_model))
-        self.resamplers = nn.ModuleList(Resampler(c) for _ in range(n if c.align == "resample" else 0))
+        self.resamplers = nn.ModuleList(_resampler(c) for _ in range(n if c.align == "resample" else 0))
         self.blocks = nn.ModuleList(_each(n, _block, c) for _ in range(c.n_layers))
         self.norm = nn.LayerNorm(c.d_model)
         self.dropout, self.output = Dropout(c.dropout), Linear(c.d_model, c.n_outputs)
@@ -307,78 +270,66 @@ class Bottleneck(nn.Module):
 
 
 class Parallel(nn.Module):
-    """One vector a modality, the mean of its tower's real tokens: side by side, weighed by a gate, or each with a
-    prediction of its own, which are averaged (of classes the probabilities)."""
+    """One vector a modality, the mean of its tower's real tokens, through a layer of its own; what becomes of them, the
+    kinds of parallel fusion say."""
 
-    def __init__(self, c: FusionConfig, n: int) -> None:
+    def __init__(self, c: FusionConfig, n: int, n_heads: int = 1) -> None:
         super().__init__()
-        self.kind, self.outputs = c.fusion, c.outputs
-        width = c.d_hidden or c.d_model
-        self.hidden = nn.ModuleList(Linear(c.d_model, width, bias=c.fusion != "concatenate") for _ in range(n))
-        self.hidden_bias = nn.Parameter(torch.empty(width)) if c.fusion == "concatenate" else None
-        self.gates = nn.ModuleList(Linear(c.d_model, 1) for _ in range(n if c.fusion == "gate" else 0))
+        self.hidden = nn.ModuleList(Linear(c.d_model, c.d_hidden or c.d_model) for _ in range(n))
         self.dropout = Dropout(c.dropout)
-        self.output = nn.ModuleList(Linear(width, c.n_outputs) for _ in range(n if c.fusion == "average" else 1))
+        self.output = nn.ModuleList(Linear(c.d_hidden or c.d_model, c.n_outputs) for _ in range(n_heads))
+
+    def vectors(self, tokens: list[Tokens]) -> tuple[Tensor, Tensor]:
+        """Vectors before their layers (M, B, D), and which are there (M, B)."""
+        means = torch.stack([mean_of_real(*one) for one in tokens])
+        return means, torch.stack([keep_BT.any(1) for _, keep_BT in tokens])
+
+    def layers(self, vectors_MBD: Tensor) -> Tensor:
+        """Each modality's vector through its layer, (M, B, D)."""
+        return torch.stack([layer(x_BD) for layer, x_BD in zip(self.hidden, vectors_MBD, strict=True)])
+
+
+class Concatenate(Parallel):
+    """Vectors side by side into one layer: the sum of a matrix for each."""
 
     def forward(self, tokens: list[Tokens]) -> Tensor:
         """Predictions (B, K)."""
-        vectors = [(mean_of_real(*one), one[1].any(1)) for one in tokens]
-        hidden = [layer(x) for layer, (x, _) in zip(self.hidden, vectors, strict=True)]
-        present_MB = torch.stack([present for _, present in vectors])
-        if self.hidden_bias is not None:
-            stacked = torch.stack(hidden) * present_MB[..., None]
-            return self.output[0](self.dropout(F.gelu(stacked.sum(0) + self.hidden_bias)))
-        if self.kind == "gate":
-            scores_MB = torch.stack([gate(x)[:, 0] for gate, (x, _) in zip(self.gates, vectors, strict=True)])
-            weights_MB = scores_MB.masked_fill(~present_MB, -torch.inf).softmax(0)
-            return self.output[0](self.dropout((F.gelu(torch.stack(hidden)) * weights_MB[..., None]).sum(0)))
-        heads = [output(self.dropout(F.gelu(x))) for output, x in zip(self.output, hidden, strict=True)]
-        found_MBK = torch.stack(heads).float()
+        vectors_MBD, there_MB = self.vectors(tokens)
+        summed_BD = (self.layers(vectors_MBD) * there_MB[..., None]).sum(0)
+        return self.output[0](self.dropout(F.gelu(summed_BD)))
+
+
+class Gate(Parallel):
+    """A mean of the vectors, each weighed by what a gate makes of it."""
+
+    def __init__(self, c: FusionConfig, n: int) -> None:
+        super().__init__(c, n)
+        self.gates = nn.ModuleList(Linear(c.d_model, 1) for _ in range(n))
+
+    def forward(self, tokens: list[Tokens]) -> Tensor:
+        """Predictions (B, K)."""
+        vectors_MBD, there_MB = self.vectors(tokens)
+        scores_MB = torch.stack([gate(x_BD)[:, 0] for gate, x_BD in zip(self.gates, vectors_MBD, strict=True)])
+        weights_MB = scores_MB.masked_fill(~there_MB, -torch.inf).softmax(0)
+        return self.output[0](self.dropout((F.gelu(self.layers(vectors_MBD)) * weights_MB[..., None]).sum(0)))
+
+
+class Average(Parallel):
+    """A prediction of each vector, and their average: of classes, that of the probabilities."""
+
+    def __init__(self, c: FusionConfig, n: int) -> None:
+        super().__init__(c, n, n_heads=n)
+        self.outputs = c.outputs
+
+    def forward(self, tokens: list[Tokens]) -> Tensor:
+        """Predictions (B, K)."""
+        vectors_MBD, there_MB = self.vectors(tokens)
+        hidden_MBD = self.dropout(F.gelu(self.layers(vectors_MBD)))
+        found_MBK = torch.stack([output(x) for output, x in zip(self.output, hidden_MBD, strict=True)]).float()
         if self.outputs == "number":
-            return _mean(list(zip(found_MBK, present_MB, strict=True)))
-        logs_MBK = found_MBK.log_softmax(-1).masked_fill(~present_MB[..., None], -torch.inf)
-        return logs_MBK.logsumexp(0) - present_MB.sum(0)[:, None].log()
-
-
-def align(tokens: list[Tokens], how: str, resamplers: Sequence[nn.Module] | nn.ModuleList) -> list[Tokens]:
-    """Each modality's tokens, cut or resampled where asked."""
-    if how == "trim":
-        return trim(tokens)
-    if how == "resample":
-        return [resample(one) for resample, one in zip(resamplers, tokens, strict=True)]
-    return tokens
-
-
-def trim(tokens: list[Tokens]) -> list[Tokens]:
-    """In each row the first tokens of every modality, as many as its shortest there has."""
-    lengths_MB = torch.stack([keep.sum(1) for _, keep in tokens])
-    shortest_B = lengths_MB.masked_fill(lengths_MB == 0, torch.iinfo(lengths_MB.dtype).max).amin(0)
-    found = []
-    for x_BTD, keep_BT in tokens:
-        kept_BT = keep_BT & (keep_BT.cumsum(1) <= shortest_B[:, None])
-        longest = max(1, int(kept_BT.sum(1).max()))
-        found.append((x_BTD[:, :longest], kept_BT[:, :longest]))
-    return found
-
-
-def interpolate(tokens: list[Tokens]) -> Tokens:
-    """In each row all modalities stretched to its longest, position 0 to position 0 and last to last, and added up."""
-    lengths_MB = torch.stack([keep.sum(1) for _, keep in tokens])
-    longest_B = lengths_MB.amax(0)
-    at_T = torch.arange(int(longest_B.max()), device=longest_B.device)
-    keep_BT = at_T < longest_B[:, None]
-    total = tokens[0][0].new_zeros(*keep_BT.shape, tokens[0][0].shape[-1])
-    for (x_BSD, _), length_B in zip(tokens, lengths_MB, strict=True):
-        last_B = (length_B - 1).clamp(min=0)[:, None]
-        place_BT = at_T * last_B / (longest_B - 1).clamp(min=1)[:, None]
-        low_BT = place_BT.floor().long().clamp(max=last_B)
-        share = (place_BT - low_BT)[..., None].to(total.dtype)
-        total = (
-            total
-            + (_take(x_BSD, low_BT) * (1 - share) + _take(x_BSD, (low_BT + 1).clamp(max=last_B)) * share)
-            * (length_B > 0)[:, None, None]
-        )
-    return total, keep_BT
+            return _mean(list(zip(found_MBK, there_MB, strict=True)))
+        logs_MBK = found_MBK.log_softmax(-1).masked_fill(~there_MB[..., None], -torch.inf)
+        return logs_MBK.logsumexp(0) - there_MB.sum(0)[:, None].log()
 
 
 def with_first(first_D: Tensor, tokens: Tokens) -> Tokens:
@@ -413,17 +364,6 @@ def _mean(values: list[Tokens]) -> Tensor:
     return total / count.view(-1, *[1] * (total.dim() - 1))
 
 
-def _safe(keep_BT: Tensor) -> Tensor:
-    """A mask under which rows without anything may attend to their first place, whose result is then not used."""
-    nothing = torch.zeros_like(keep_BT)
-    nothing[:, 0] = ~keep_BT.any(1)
-    return keep_BT | nothing
-
-
-def _take(x_BSD: Tensor, places_BT: Tensor) -> Tensor:
-    return x_BSD.gather(1, places_BT[..., None].expand(-1, -1, x_BSD.shape[-1]))
-
-
 def _each(n: int, make: Callable[[FusionConfig], nn.Module], c: FusionConfig) -> nn.ModuleList:
     return nn.ModuleList(make(c) for _ in range(n))
 
@@ -432,11 +372,24 @@ def _lists(layers: nn.ModuleList) -> list[nn.ModuleList]:
     return [layer for layer in layers if isinstance(layer, nn.ModuleList)]
 
 
+def _cross(c: FusionConfig) -> CrossAttention:
+    return CrossAttention(c.d_model, c.n_heads, c.dropout)
+
+
+def _resampler(c: FusionConfig) -> Resampler:
+    return Resampler(c.n_queries, c.d_model, c.n_heads, c.d_hidden, c.dropout)
+
+
 def _block(c: FusionConfig) -> Block:
     return pre_norm_block(c.d_model, c.n_heads, c.d_hidden, c.dropout)
 
 
-def _fusion(c: FusionConfig, n: int) -> nn.Module:
-    if c.fusion in PARALLEL:
-        return Parallel(c, n)
-    return {"early": Early, "middle": Middle, "bottleneck": Bottleneck}[c.fusion](c, n)
+FUSIONS: dict[str, Callable[[FusionConfig, int], nn.Module]] = {
+    "early": Early,
+    "middle": Middle,
+    "bottleneck": Bottleneck,
+    "concatenate": Concatenate,
+    "gate": Gate,
+    "average": Average,
+}
+"""What a config may name."""

@@ -116,7 +116,7 @@ class TowersConfig(Config):
 
     `text_from` and `image_from` are directories or hub ids of a BERT and a ViT; `frozen` leaves them as they are.
     `table` is "transformer", or "trees": gradient-boosted trees, whose scores are one token, for parallel fusions.
-    `vocab_size` bounds the pieces learned from texts, `max_pieces` those of a row.
+    `vocab_size` bounds the pieces learned from texts, which are lower-cased or not, `max_pieces` those of a row.
     """
 
     d_model: int = 128
@@ -128,6 +128,7 @@ class TowersConfig(Config):
     stem: Literal["patches", "convolutions"] = "convolutions"
     n_halvings: int = 2
     vocab_size: int = 8000
+    lowercase: bool = True
     max_pieces: int = 256
     text_from: str | None = None
     image_from: str | None = None

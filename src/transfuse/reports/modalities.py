@@ -189,7 +189,7 @@ def modality_report(
     y: Iterable[Any],
     *,
     held: tuple[Any, Iterable[Any]],
-    sample_weight: Iterable[float] | None = None,
+    sample_weight: Iterable[float] | str | None = None,
     n_repeats: int = 5,
     alone: bool = True,
     random_state: int = 0,
@@ -214,7 +214,9 @@ def modality_report(
         scores = model.score_of(outputs, whole.wanted)
         single: dict[str, Alone] = {}
         if alone and len(model.form_.names) > 1:
-            weights = None if sample_weight is None else np.asarray(list(sample_weight), np.float64)
+            weights: Any = sample_weight
+            if sample_weight is not None and not isinstance(sample_weight, str):
+                weights = np.asarray(list(sample_weight))
             learned = as_frame(X, "X"), list(y), weights
             lengths_NM = model.rows_and_media(learned[0])[0].lengths_NM
             for i, name in enumerate(model.form_.names):
@@ -277,7 +279,7 @@ def _shuffled_column(frame: pd.DataFrame, name: str, order: np.ndarray) -> pd.Da
 def _alone(
     model: MultimodalEstimator,
     name: str,
-    learned: tuple[pd.DataFrame, list[Any], np.ndarray | None],
+    learned: tuple[pd.DataFrame, list[Any], Any],
     there: np.ndarray,
     held: Held,
 ) -> Alone:
@@ -295,7 +297,7 @@ def _alone(
         single.fit(
             frame.iloc[rows],
             [y[row] for row in rows],
-            sample_weight=None if weights is None else weights[rows],
+            sample_weight=weights[rows] if isinstance(weights, np.ndarray) else weights,
             validation=own_held,
         )
         scores = single.evaluate(*own_held)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,11 +17,9 @@ from transfuse.models.fusion import FusionModel
 
 @dataclass(frozen=True)
 class MultimodalLoss:
-    """Summed over rows by their weights: cross-entropy of a class (`weights` a class), or half the squared error of
-    numbers."""
+    """Summed over rows by their weights: cross-entropy of a class, or half the squared error of numbers."""
 
     kind: Literal["class", "number"]
-    weights: tuple[float, ...] | None = None
 
     def __call__(self, model: FusionModel, batch: MultimodalBatch, smoothing: float = 0.0) -> Tensor:
         """The loss of a batch, in the form the training loop takes."""
@@ -31,6 +28,4 @@ class MultimodalLoss:
             losses_B = F.mse_loss(found_BK, batch.targets, reduction="none").sum(1) / 2
         else:
             losses_B = F.cross_entropy(found_BK, batch.targets, reduction="none", label_smoothing=smoothing)
-            if self.weights is not None:
-                losses_B = losses_B * torch.tensor(self.weights, device=losses_B.device)[batch.targets]
         return (losses_B * batch.weights_B).sum()
