@@ -45,7 +45,7 @@ class Judge:
     def __init__(self, teacher: Any, test: tuple[Any, Any], folder: Path) -> None:
         self.teacher, self.test = teacher, test
         X, y = test
-        self.held = teacher.prepare(folder, X, y, X if y is None else test).held
+        self.held = teacher.prepare(folder, X, y, X if y is None else test, 0).held
         self.language = isinstance(teacher, LanguageModel)
 
     def __call__(self, model: Any, quality: bool) -> tuple[float, float, float]:

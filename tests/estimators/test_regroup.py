@@ -135,6 +135,21 @@ def test_expanded_heads_say_the_same(model: Seq2Seq | LanguageModel, tmp_path: P
     assert "method 'aligned' and a refit of the outputs" in card
 
 
+def test_the_seed_draws_calibration_data_and_the_order_of_training(model: Seq2Seq | LanguageModel) -> None:
+    def flat(found: Seq2Seq | LanguageModel) -> torch.Tensor:
+        return torch.cat([weight.flatten() for weight in weights(found).values()])
+
+    def drawn(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        shared = regroup(model, 1, *data(model), calibration_tokens=100, random_state=seed)
+        return flat(shared), flat(uptrain(pooled, model, *data(model), tokens=600, random_state=seed))
+
+    pooled = regroup(model, 1, method="mean", refit=False)
+    once, again, other = (drawn(seed) for seed in (0, 0, 1))
+    for one, same, another in zip(once, again, other, strict=True):
+        assert torch.equal(one, same) and not torch.equal(one, another)
+    assert not torch.equal(once[1], flat(pooled))
+
+
 def test_the_budget_is_kept(reverser: Seq2Seq) -> None:
     converted = regroup(reverser, 2, method="mean", refit=False)
     original_tokens = reverser.results_["tokens"]

@@ -129,10 +129,10 @@ class LanguageModel(TrainedEstimator):
             rows = [tokens[first:last].tolist() for first, last in itertools.pairwise(stops) if last > first]
             return self.tokenizer_.decode_exactly(rows), None
 
-    def prepare(self, folder: Path, X: Any, y: Any, validation: Any) -> Prepared:
-        """Documents in the form training takes, their tokens in files in `folder`."""
+    def prepare(self, folder: Path, X: Any, y: Any, validation: Any, seed: int) -> Prepared:
+        """Documents in the form training takes, their tokens in files in `folder`, cut into rows by `seed`."""
         check_is_fitted(self, "model_")
-        return self._prepared(folder, as_corpus(X), validation, self._start_id, self._known_seed())
+        return self._prepared(folder, as_corpus(X), validation, self._start_id, seed)
 
     def _prepared(
         self, folder: Path, corpus: Corpus | Texts, validation: Text | None, start_id: int, seed: int

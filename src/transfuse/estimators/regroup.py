@@ -68,7 +68,7 @@ def regroup(
     batches: list[Any] = []
     with scratch_folder() as folder:
         if X is not None:
-            data = model.prepare(Path(folder), X, y, None).data
+            data = model.prepare(Path(folder), X, y, None, random_state).data
             enough = 0
             for rows in data.epoch(CALIBRATION_BATCH, random_state, 0):
                 if enough >= calibration_tokens:
@@ -112,7 +112,7 @@ def uptrain(
     train_only(student.model_, trains)
     loss = Distillation(teacher.model_, distillation)
     with student._unchanged_on_failure(), student._run_folder(resume) as folder:
-        prepared = student.prepare(folder, X, y, validation)
+        prepared = student.prepare(folder, X, y, validation, random_state)
         config = _within_budget(prepared, training, _budget(teacher, tokens, alpha), random_state)
         identity = {
             "data": prepared.data.fingerprint(),

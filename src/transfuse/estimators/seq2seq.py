@@ -130,8 +130,9 @@ class Seq2Seq(TrainedEstimator):
         """The pairs of these that `fit`, and any training that follows it, keeps aside to judge by."""
         return self._divided(X, y, None, self._known_seed())[1]
 
-    def prepare(self, folder: Path, X: Any, y: Any, validation: Any) -> Prepared:
+    def prepare(self, folder: Path, X: Any, y: Any, validation: Any, seed: int) -> Prepared:
         """Pairs in the form training takes; all of them in memory."""
+        del folder, seed  # epochs of pairs are ordered by the seed that training gives them
         check_is_fitted(self, "model_")
         return self._prepared(*self._divided(X, y, validation, self._known_seed()))
 

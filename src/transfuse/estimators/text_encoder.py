@@ -46,7 +46,7 @@ TRAINING = TrainingConfig(
     label_smoothing=0.0,
     average=1,
 )
-ENCODED_TOKENS = 4096
+ENCODED_TOKENS = 2048
 """Tokens that are encoded together."""
 
 Pooling = Literal["cls", "mean", "max"]

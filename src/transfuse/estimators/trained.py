@@ -70,8 +70,9 @@ class TrainedEstimator(ConfiguredEstimator):
     tokenizer_: Any
     results_: dict[str, Any]
 
-    def prepare(self, folder: Path, X: Any, y: Any, validation: Any) -> Prepared:
-        """The fitted estimator's own form of data; `folder` is for what is too large for memory, and stays in use."""
+    def prepare(self, folder: Path, X: Any, y: Any, validation: Any, seed: int) -> Prepared:
+        """The fitted estimator's own form of data, ordered by `seed` but divided without it; `folder` is for what is too
+        large for memory, and stays in use."""
         raise NotImplementedError
 
     def with_model(self, model: Any, results: dict[str, Any]) -> Self:

@@ -56,7 +56,7 @@ def compare(
     _check(models)
     names, several = list(models), list(models.values())
     with scratch_folder() as folder:
-        held = several[0].prepare(Path(folder), X, y, X if y is None else (X, y)).held
+        held = several[0].prepare(Path(folder), X, y, X if y is None else (X, y), 0).held
         quality = [_quality(one, several[0], held) for one in several]
     outputs = [_outputs(one, X, several[0]) for one in several]
     timings = _timings(several, contexts, batches)
@@ -114,7 +114,7 @@ def _outputs(one: Any, X: Any, first: Any) -> list[Any]:
     if isinstance(one, Seq2Seq):
         return one.predict(X)
     with scratch_folder() as folder:
-        held = first.prepare(Path(folder), X, None, X).held
+        held = first.prepare(Path(folder), X, None, X, 0).held
         rows = [row for batch in held.in_order(held.context) for row in batch][:PROMPTS]
         prompts = [held.batch([row]).ids_BT[0, :PROMPT].tolist() for row in rows]
     search = one.search.replace(sample=False, n_best=1, max_tokens=CONTINUATION)
