@@ -25,13 +25,13 @@ from PIL import Image
 
 from transfuse import (
     AugmentationConfig,
+    Corpus,
     FusionConfig,
     ImageConfig,
     MultimodalClassifier,
     TowersConfig,
     TrainingConfig,
     compare_alignments,
-    read_sources,
 )
 from transfuse.models.fusion import Early
 
@@ -43,7 +43,7 @@ def made(digits: Path, text: Path, n: int, folder: Path) -> tuple[pd.DataFrame, 
     """Rows of a noisy picture and a text that hides the digit's word."""
     draw = np.random.default_rng(0)
     source = pd.read_csv(digits / "digits.csv").sample(n, random_state=0)
-    known = [word for line in read_sources(text) for word in line.split() if word not in WORDS]
+    known = [word for document in Corpus([text]) for word in "".join(document).split() if word not in WORDS]
     rows = []
     for i, (image, label) in enumerate(zip(source["image"], source["label"], strict=True)):
         pixels = np.asarray(Image.open(digits / image), np.float64)

@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import r2_score
 from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -40,6 +41,7 @@ from transfuse import (
     kind_of,
     load,
 )
+from transfuse.data.features import plain_columns
 from transfuse.estimators.multimodal import trimmed_share
 from transfuse.estimators.tree_tower import TreeTower
 from transfuse.models.towers import ImageTower, ImageTowerConfig
@@ -181,8 +183,6 @@ def test_trees_stand_for_the_table_and_are_saved_exactly(
     model = made(folder, towers=towers, fusion=FUSION.replace(fusion="average")).fit(X, y)
     assert model.trees_ is not None and model.trees_.model is not None
     table_rows = X[["letter", "size"]]
-    from transfuse.data.features import plain_columns
-
     plain = plain_columns(table_rows, model.form_.features)
     shares = np.maximum(model.trees_.model.predict_proba(plain), 1e-6)
     np.testing.assert_allclose(model.trees_.scores(plain), np.log(shares), atol=1e-9)
@@ -194,6 +194,18 @@ def test_trees_stand_for_the_table_and_are_saved_exactly(
     np.testing.assert_allclose(saved.predict_proba(unseen), model.predict_proba(unseen), atol=1e-6)
     with pytest.raises(ConfigError, match="must be one of concatenate, gate, average"):
         made(folder, towers=towers).fit(X, y)
+
+
+@pytest.mark.parametrize("fusion", ["concatenate", "gate", "average"])
+def test_trees_alone_are_as_good_as_trees(fusion: str) -> None:
+    draw = np.random.default_rng(0)
+    X = pd.DataFrame({"x": draw.standard_normal(600), "z": draw.standard_normal(600)})
+    y = 200_000 + 50_000 * (np.sign(X["x"]) + X["z"] ** 2 + 0.1 * draw.standard_normal(600)).to_numpy()
+    towers, chosen = TOWERS.replace(table="trees"), FUSION.replace(fusion=fusion)
+    model = MultimodalRegressor(towers=towers, fusion=chosen, training=SHORT).fit(X[:500], y[:500])
+    assert model.trees_ is not None and model.trees_.model is not None
+    by_trees = model.mean_ + model.scale_ * model.trees_.model.predict(plain_columns(X[500:], model.form_.features))
+    assert model.score(X[500:], y[500:]) > r2_score(y[500:], by_trees) - 0.02 > 0.7
 
 
 @pytest.mark.parametrize("kind", ["class", "number"])

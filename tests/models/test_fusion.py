@@ -200,13 +200,39 @@ def test_a_row_without_anything_is_refused() -> None:
         model("early", "pad")(given)
 
 
-def test_scores_of_trees_are_a_token() -> None:
-    towers = (ScoreTowerConfig(n_scores=2, d_model=8),)
-    config = MultimodalConfig(
-        fusion=FusionConfig(fusion="gate", d_model=16, n_heads=2), towers=towers, names=("table",)
-    )
-    made = FusionModel(config).initialise(0)
-    assert made([(torch.randn(B, 2), torch.ones(B, dtype=torch.bool))]).shape == (B, 2)
+@pytest.mark.parametrize("outputs", ["class", "number"])
+@pytest.mark.parametrize("fusion", ["concatenate", "gate", "average"])
+def test_scores_are_what_a_new_model_predicts_and_training_adds_to(fusion: str, outputs: str) -> None:
+    K = 3 if outputs == "class" else 1
+    config = FusionConfig(fusion=fusion, d_model=16, n_heads=2, outputs=outputs, n_outputs=K)  # type: ignore[arg-type]
+    towers = (ScoreTowerConfig(n_scores=K, d_model=8),)
+    made = FusionModel(MultimodalConfig(fusion=config, towers=towers, names=("table",))).initialise(0)
+    scores, there = torch.randn(B, K), torch.ones(B, dtype=torch.bool)
+    said = scores.log_softmax(-1) if fusion == "average" and outputs == "class" else scores
+    torch.testing.assert_close(made([(scores, there)]), said)
+    (made([(scores, there)]) - 1).square().sum().backward()
+    heads = [weight for name, weight in made.named_parameters() if name.endswith("output.0.weight")]
+    assert heads and all(head.grad is not None and head.grad.abs().max() > 0 for head in heads)
+
+
+@pytest.mark.parametrize("fusion", ["concatenate", "gate", "average"])
+def test_scores_that_are_missing_are_not_added(fusion: str) -> None:
+    config = FusionConfig(fusion=fusion, d_model=16, n_heads=2)  # type: ignore[arg-type]
+    towers = (ScoreTowerConfig(n_scores=2, d_model=8), ScoreTowerConfig(n_scores=2, d_model=8))
+    made = FusionModel(MultimodalConfig(fusion=config, towers=towers, names=("a", "b"))).initialise(0)
+    scores, there = torch.randn(B, 2), torch.tensor([True] * (B - 1) + [False])
+    other = torch.randn(B, 2), torch.ones(B, dtype=torch.bool)
+    found = made([(scores, there), other])
+    assert torch.equal(found, made([(torch.where(there[:, None], scores, torch.nan), there), other]))
+    assert not torch.allclose(found[:-1], made([(scores + torch.tensor([1.0, 0.0]), there), other])[:-1])
+
+
+def test_scores_are_one_an_output_and_for_parallel_fusions() -> None:
+    towers = (ScoreTowerConfig(n_scores=3, d_model=8),)
+    with pytest.raises(ConfigError, match="n_scores=3 must be n_outputs=2"):
+        MultimodalConfig(fusion=FusionConfig(fusion="gate"), towers=towers, names=("table",))
+    with pytest.raises(ConfigError, match="must be one of concatenate, gate, average"):
+        MultimodalConfig(fusion=FusionConfig(n_outputs=3), towers=towers, names=("table",))
 
 
 @pytest.mark.parametrize(

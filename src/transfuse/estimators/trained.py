@@ -71,7 +71,7 @@ class TrainedEstimator(ConfiguredEstimator):
     results_: dict[str, Any]
 
     def prepare(self, folder: Path, X: Any, y: Any, validation: Any, seed: int) -> Prepared:
-        """The fitted estimator's own form of data, ordered by `seed` but divided without it; `folder` is for what is too
+        """The fitted estimator's own form of data, ordered by `seed`, divided without it; `folder` is for what is too
         large for memory, and stays in use."""
         raise NotImplementedError
 

@@ -4,7 +4,8 @@ Fusion-type models let tokens of different modalities read each other before a p
 after another in one stack (as ViLT, arXiv 2102.03334), "middle" gives each modality a stack that also attends to the
 others' tokens (as MulT, arXiv 1906.00295), "bottleneck" lets them meet in a few shared tokens alone (MBT, arXiv
 2107.00135). Parallel-type models make one vector of each tower and "concatenate" them, weigh them by a "gate", or
-"average" the predictions made of each.
+"average" the predictions made of each. Scores made elsewhere, as by trees, are a prediction already: parallel fusions
+add to them, and begin with adding nothing.
 
 Where one sequence is much shorter than another, `align` says what happens before a fusion-type stack reads them:
 "pad" leaves each at its length (what fills up a batch is masked, so it has no part in anything), "trim", "interpolate"
@@ -28,7 +29,7 @@ from torch.nn import functional as F
 from transfuse.config import Config
 from transfuse.errors import ConfigError, DataError
 from transfuse.models.alignment import CrossAttention, Resampler, Tokens, align, interpolate, safe
-from transfuse.models.towers import TextTower, TowerConfig, pre_norm_block, tower_of
+from transfuse.models.towers import ScoreTower, ScoreTowerConfig, TextTower, TowerConfig, pre_norm_block, tower_of
 from transfuse.nn.attention import check_heads
 from transfuse.nn.blocks import Block, Stack
 from transfuse.nn.dropout import Dropout
@@ -90,6 +91,15 @@ class MultimodalConfig(Config):
             raise ConfigError(f"{len(self.towers)} towers for {len(self.names)} modalities; one each is needed")
         if self.fusion.longest is not None and not 0 <= self.fusion.longest < len(self.names):
             raise ConfigError(f"longest={self.fusion.longest} must be one of {len(self.names)} modalities")
+        for tower in self.towers:
+            if not isinstance(tower, ScoreTowerConfig):
+                continue
+            if self.fusion.fusion not in PARALLEL:
+                raise ConfigError(
+                    f"scores are no tokens, so fusion={self.fusion.fusion!r} must be one of {', '.join(PARALLEL)}"
+                )
+            if tower.n_scores != self.fusion.n_outputs:
+                raise ConfigError(f"n_scores={tower.n_scores} must be n_outputs={self.fusion.n_outputs}")
 
 
 class FusionModel(nn.Module):
@@ -127,6 +137,9 @@ class FusionModel(nn.Module):
         for number, tower in enumerate(self.towers):
             if isinstance(tower, TextTower):
                 tower.bert.initialise(seed + number)
+            elif isinstance(tower, ScoreTower):
+                assert isinstance(self.fusion, Parallel)
+                self.fusion.add_nothing(number)
         return self
 
     def train(self, mode: bool = True) -> FusionModel:
@@ -140,7 +153,18 @@ class FusionModel(nn.Module):
     def forward(self, parts: Sequence[tuple[Tensor, ...]]) -> Tensor:
         """What is predicted of each row, (B, K); `parts` are each tower's tensors, the last of which says what is
         there. Raises DataError for a row of which nothing is."""
-        return self.fusion(self.tokens(parts))
+        tokens = self.tokens(parts)
+        return self.fusion(tokens, self._told(parts)) if isinstance(self.fusion, Parallel) else self.fusion(tokens)
+
+    def _told(self, parts: Sequence[tuple[Tensor, ...]]) -> Tensor:
+        """Scores that come with the rows, (M, B, K); 0 for modalities and rows without."""
+        nothing_BK = self.modality.new_zeros(len(parts[0][-1]), self.config.fusion.n_outputs)
+        return torch.stack(
+            [
+                torch.where(part[1][:, None], part[0], nothing_BK) if isinstance(tower, ScoreTower) else nothing_BK
+                for tower, part in zip(self.towers, parts, strict=True)
+            ]
+        )
 
     def n_read(self, parts: Sequence[tuple[Tensor, ...]]) -> Tensor:
         """How many real tokens of each row are read after alignment, (B,)."""
@@ -279,6 +303,12 @@ class Parallel(nn.Module):
         self.dropout = Dropout(c.dropout)
         self.output = nn.ModuleList(Linear(c.d_hidden or c.d_model, c.n_outputs) for _ in range(n_heads))
 
+    def add_nothing(self, modality: int) -> None:
+        """Let what is added to the scores of `modality` be 0, so that training begins with them as they are."""
+        head = self.output[modality if len(self.output) > 1 else 0]
+        assert isinstance(head, Linear)
+        nn.init.zeros_(head.weight)
+
     def vectors(self, tokens: list[Tokens]) -> tuple[Tensor, Tensor]:
         """Vectors before their layers (M, B, D), and which are there (M, B)."""
         means = torch.stack([mean_of_real(*one) for one in tokens])
@@ -292,11 +322,11 @@ class Parallel(nn.Module):
 class Concatenate(Parallel):
     """Vectors side by side into one layer: the sum of a matrix for each."""
 
-    def forward(self, tokens: list[Tokens]) -> Tensor:
-        """Predictions (B, K)."""
+    def forward(self, tokens: list[Tokens], told_MBK: Tensor) -> Tensor:
+        """Predictions (B, K), added to what is told."""
         vectors_MBD, there_MB = self.vectors(tokens)
         summed_BD = (self.layers(vectors_MBD) * there_MB[..., None]).sum(0)
-        return self.output[0](self.dropout(F.gelu(summed_BD)))
+        return self.output[0](self.dropout(F.gelu(summed_BD))) + told_MBK.sum(0)
 
 
 class Gate(Parallel):
@@ -306,12 +336,13 @@ class Gate(Parallel):
         super().__init__(c, n)
         self.gates = nn.ModuleList(Linear(c.d_model, 1) for _ in range(n))
 
-    def forward(self, tokens: list[Tokens]) -> Tensor:
-        """Predictions (B, K)."""
+    def forward(self, tokens: list[Tokens], told_MBK: Tensor) -> Tensor:
+        """Predictions (B, K), added to what is told, which is weighed too."""
         vectors_MBD, there_MB = self.vectors(tokens)
         scores_MB = torch.stack([gate(x_BD)[:, 0] for gate, x_BD in zip(self.gates, vectors_MBD, strict=True)])
-        weights_MB = scores_MB.masked_fill(~there_MB, -torch.inf).softmax(0)
-        return self.output[0](self.dropout((F.gelu(self.layers(vectors_MBD)) * weights_MB[..., None]).sum(0)))
+        weights_MB1 = scores_MB.masked_fill(~there_MB, -torch.inf).softmax(0)[..., None]
+        weighed_BD = (F.gelu(self.layers(vectors_MBD)) * weights_MB1).sum(0)
+        return self.output[0](self.dropout(weighed_BD)) + (told_MBK * weights_MB1).sum(0)
 
 
 class Average(Parallel):
@@ -321,11 +352,12 @@ class Average(Parallel):
         super().__init__(c, n, n_heads=n)
         self.outputs = c.outputs
 
-    def forward(self, tokens: list[Tokens]) -> Tensor:
+    def forward(self, tokens: list[Tokens], told_MBK: Tensor) -> Tensor:
         """Predictions (B, K)."""
         vectors_MBD, there_MB = self.vectors(tokens)
         hidden_MBD = self.dropout(F.gelu(self.layers(vectors_MBD)))
-        found_MBK = torch.stack([output(x) for output, x in zip(self.output, hidden_MBD, strict=True)]).float()
+        added_MBK = torch.stack([output(x) for output, x in zip(self.output, hidden_MBD, strict=True)]).float()
+        found_MBK = told_MBK + added_MBK
         if self.outputs == "number":
             return _mean(list(zip(found_MBK, there_MB, strict=True)))
         logs_MBK = found_MBK.log_softmax(-1).masked_fill(~there_MB[..., None], -torch.inf)

@@ -100,7 +100,8 @@ class TableTowerConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreTowerConfig(Config):
-    """What stands for a tower whose work is done elsewhere, as by trees: its `n_scores` become one token."""
+    """What stands for a tower whose work is done elsewhere, as by trees: its `n_scores`, one an output (logarithms
+    of shares, or a number on the model's own scale), are a prediction that a parallel fusion adds to, and one token."""
 
     n_scores: int = 1
     d_model: int = 128

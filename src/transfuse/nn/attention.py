@@ -136,11 +136,11 @@ class Attention(nn.Module):
 
     def _attend_within(self, q_1HNK: Tensor, k_1GNK: Tensor, v_1GNK: Tensor, blocks: BlockDiagonal) -> Tensor:
         """Attention of sequences laid end to end, each to itself; (1, H, N, K)."""
-        found, first = [], 0
-        for n, T in blocks.groups:
-            part = slice(first, first + n * T)
-            first = part.stop
-            q, k, v = (x[0, :, part].unflatten(1, (n, T)).transpose(0, 1) for x in (q_1HNK, k_1GNK, v_1GNK))  # type: ignore[no-untyped-call]
+        found, sizes = [], [n * T for n, T in blocks.groups]
+        # one split, whose gradient is one concatenation: that of slices is a whole tensor of zeros for each
+        parts = (torch.split(x[0], sizes, dim=1) for x in (q_1HNK, k_1GNK, v_1GNK))
+        for (n, T), *heads in zip(blocks.groups, *parts, strict=True):
+            q, k, v = (part.unflatten(1, (n, T)).transpose(0, 1) for part in heads)
             heads_BHTK = attend(q, k, v, causal=self.causal, dropout=self.dropout)
             found.append(heads_BHTK.transpose(0, 1).flatten(1, 2))
         return torch.cat(found, dim=1)[None]
