@@ -138,12 +138,12 @@ class Attention(nn.Module):
         """Attention of sequences laid end to end, each to itself; (1, H, N, K)."""
         found, sizes = [], [n * T for n, T in blocks.groups]
         # one split, whose gradient is one concatenation: that of slices is a whole tensor of zeros for each
-        parts = (torch.split(x[0], sizes, dim=1) for x in (q_1HNK, k_1GNK, v_1GNK))
+        parts = (torch.split(x[0].transpose(0, 1), sizes) for x in (q_1HNK, k_1GNK, v_1GNK))
         for (n, T), *heads in zip(blocks.groups, *parts, strict=True):
-            q, k, v = (part.unflatten(1, (n, T)).transpose(0, 1) for part in heads)
+            q, k, v = (part.unflatten(0, (n, T)).transpose(1, 2) for part in heads)
             heads_BHTK = attend(q, k, v, causal=self.causal, dropout=self.dropout)
-            found.append(heads_BHTK.transpose(0, 1).flatten(1, 2))
-        return torch.cat(found, dim=1)[None]
+            found.append(heads_BHTK.transpose(1, 2).flatten(0, 1))
+        return torch.cat(found).transpose(0, 1)[None]
 
     def _turn(self, q_BHTK: Tensor, k_BGTK: Tensor, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         assert self.rotary is not None

@@ -1,9 +1,9 @@
 """Dropout from packed random bits.
 
 On a CPU the usual dropout draws one Bernoulli number an element, which in a small Transformer costs more than the
-matrix products around it. Here one 64-bit draw serves four elements, each compared with a 16-bit threshold
-(`benchmarks/dropout.py` prints the ratio). The rate is rounded to the nearest 1/65536 and the survivors are scaled by
-the rounded rate, so the expectation is exact.
+matrix products around it. Here one 64-bit draw serves four elements, each a 16-bit number that becomes a mask of all
+ones or all zeros for the element's own bits (`benchmarks/dropout.py` prints the ratio). The rate is rounded to the
+nearest 1/32768 and the survivors are scaled by the rounded rate, so the expectation is exact.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-_LEVELS = 1 << 16
+_LEVELS = 1 << 15
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By the bytes of an element, the integers that its bits are."""
 
 
 class Dropout(nn.Module):
@@ -47,14 +50,22 @@ class _PackedDropout(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, threshold: int) -> Tensor:
         draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
         draws.random_(-(2**63), None)  # the full 64-bit range; the default leaves the sign bit zero
-        sixteen_bits = draws.view(torch.int16)[: x.numel()].view(x.shape)
-        kept = sixteen_bits >= threshold - _LEVELS // 2
-        ctx.save_for_backward(kept)
+        mask = draws.view(torch.int16)[: x.numel()].view(x.shape)
+        # of 32,768 levels those from the threshold on become -1, all ones, and the others 0; in passes over 16-bit
+        # integers, which are far cheaper than a comparison and a product with what it gives
+        mask.bitwise_right_shift_(1).neg_().add_(threshold - _LEVELS // 2 - 1).bitwise_right_shift_(15)
+        ctx.save_for_backward(mask)
         ctx.scale = _LEVELS / (_LEVELS - threshold)
-        return (x * kept).mul_(ctx.scale)
+        return _masked(x, mask).mul_(ctx.scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        return (gradients[0] * kept).mul_(ctx.scale), None
+        (mask,) = ctx.saved_tensors
+        return _masked(gradients[0], mask).mul_(ctx.scale), None
+
+
+def _masked(x: Tensor, mask: Tensor) -> Tensor:
+    """`x` with zero where `mask` is, as a new tensor."""
+    bits = _BITS[x.dtype.itemsize]
+    return (x.view(bits) & mask.to(bits)).view(x.dtype)

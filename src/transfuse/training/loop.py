@@ -117,7 +117,7 @@ def train(
             model.train()
             with seeded(seed, number, device):
                 mean_loss, n_tokens = _gradients(model, [data.batch(rows) for rows in used], loss, config, device)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm).item()
+            norm = _clipped(model, config.clip_norm)
             for quantity, value in (("the loss", mean_loss), ("the gradient norm", norm)):
                 if not math.isfinite(value):
                     raise TrainingDiverged(number, quantity, value)
@@ -125,6 +125,16 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             position = Position(number, epoch, first + len(used))
             yield Step(position, mean_loss, rate, norm, n_tokens, time.perf_counter() - began)
+
+
+def _clipped(model: nn.Module, most: float) -> float:
+    """The norm of all gradients, which are scaled down to `most` where it is more; where it is not, none is touched."""
+    gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    found = norm.item()
+    if found > most:
+        nn.utils.clip_grads_with_norm_(model.parameters(), most, norm)
+    return found
 
 
 @contextmanager
