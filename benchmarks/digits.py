@@ -6,8 +6,9 @@ DATA holds digits.csv with the folders images and audio. Trains on its train row
 judges by test (500 rows of it of another unseen speaker). `--image-noise` is the deviation of the noise added to
 pixels of 0 to 255, `--audio-noise` that of the noise added to samples as a multiple of the own deviation of the clip,
 a function of the row. Prints accuracies of the fused model, of models of one modality alone, and of the fused model
-where a modality is missing at predict time, and times. Exits 1 below the bars: 99 % fused in less than 10
-minutes at full quality; degraded, 8 points above the best single and within 2 points of it where a modality is missing.
+where a modality is missing at predict time, times, and what share of training was spent making batches. Exits 1 below
+the bars: 99 % fused in less than 10 minutes at full quality; degraded, 8 points above the best single and within 2
+points of it where a modality is missing; less than 5 % of training spent waiting for batches.
 """
 
 from __future__ import annotations
@@ -33,8 +34,28 @@ from transfuse import (
     TowersConfig,
     TrainingConfig,
 )
+from transfuse.data.modalities import MultimodalBatch, MultimodalDataset
 
 COLUMNS = ["image", "audio"]
+
+
+class Waiting:
+    """Seconds spent making batches, while inside."""
+
+    def __enter__(self) -> Waiting:
+        self.seconds, self.made = 0.0, MultimodalDataset.batch
+
+        def timed(data: MultimodalDataset, rows: Any) -> MultimodalBatch:
+            began = time.perf_counter()
+            batch = self.made(data, rows)
+            self.seconds += time.perf_counter() - began
+            return batch
+
+        MultimodalDataset.batch = timed  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        MultimodalDataset.batch = self.made  # type: ignore[method-assign]
 
 
 def degraded(data: Path, rows: pd.DataFrame, folder: Path, image_noise: float, audio_noise: float) -> Path:
@@ -98,13 +119,21 @@ def main() -> int:
         parts = {name: rows[rows["split"] == name] for name in ("train", "dev", "test")}
         test = parts["test"]
         unseen = (test["speaker"] == "yweweler").to_numpy()
+        shares: list[float] = []
 
         def trained(name: str, dropout: float, **kinds: str) -> MultimodalClassifier:
             began = time.perf_counter()
             model = estimator(files, asked.fusion, asked.epochs, asked.seed, dropout, **kinds)
             (train, y), held = ((parts[part][COLUMNS], parts[part]["label"]) for part in ("train", "dev"))
-            model.fit(train, y, validation=held)
-            print(f"{name}: trained in {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
+            with Waiting() as waiting:
+                model.fit(train, y, validation=held)
+            whole, steps = time.perf_counter() - began, model.results_["seconds"]
+            shares.append(waiting.seconds / steps)
+            print(
+                f"{name}: trained in {whole / 60:.1f} minutes, {whole - steps:.1f} s of them before the first step and "
+                f"after the last; {shares[-1]:.1%} of the others spent making batches",
+                flush=True,
+            )
             return model
 
         def accuracy(name: str, model: MultimodalClassifier, *without: str) -> float:
@@ -127,12 +156,13 @@ def main() -> int:
             "image": accuracy("fused, audio missing", fused, "audio"),
             "audio": accuracy("fused, image missing", fused, "image"),
         }
+    waits = max(shares) >= 0.05
     if not spoilt:
-        return int(both < 99 or minutes >= 10)
+        return int(both < 99 or minutes >= 10 or waits)
     behind = {name: alone[name] - left[name] for name in alone}
     print(f"fused {both - max(alone.values()):+.1f} points; behind the single models where one is missing: {behind}")
     print(f"each alone between 60 and 85 %: {all(60 <= one <= 85 for one in alone.values())}")
-    return int(both - max(alone.values()) < 8 or max(behind.values()) > 2)
+    return int(both - max(alone.values()) < 8 or max(behind.values()) > 2 or waits)
 
 
 if __name__ == "__main__":

@@ -42,8 +42,7 @@ def change_image(pixels_CSS: np.ndarray, config: AugmentationConfig, draw: np.ra
     rows, columns = (np.clip(np.arange(side) - by, 0, side - 1) for by in (down, right))
     if config.flip and draw.random() < 0.5:
         columns = columns[::-1]
-    moved: np.ndarray = pixels_CSS[:, rows[:, None], columns]
-    return moved
+    return pixels_CSS.take(rows, 1).take(columns, 2)
 
 
 def change_sound(frames_TM: np.ndarray, config: AugmentationConfig, draw: np.random.Generator) -> np.ndarray:
@@ -62,13 +61,18 @@ def change_sound(frames_TM: np.ndarray, config: AugmentationConfig, draw: np.ran
 def _stretched(frames_TM: np.ndarray, n_frames: int, scale: float) -> np.ndarray:
     """`n_frames` frames from first to last, and at band b what was at band b · `scale`, the last one beyond the end."""
     T, M = frames_TM.shape
-    for axis, places in ((0, np.linspace(0, T - 1, n_frames)), (1, np.minimum(np.arange(M) * scale, M - 1))):
-        low = np.floor(places).astype(int)
-        high = np.minimum(low + 1, frames_TM.shape[axis] - 1)
-        share = (places - low).astype(np.float32)
-        share = share[:, None] if axis == 0 else share
-        frames_TM = frames_TM.take(low, axis) * (1 - share) + frames_TM.take(high, axis) * share
-    return frames_TM
+    places = np.arange(n_frames) * ((T - 1) / max(n_frames - 1, 1))
+    low = places.astype(np.intp)
+    found = frames_TM[low]
+    found += (places - low).astype(np.float32)[:, None] * (frames_TM[np.minimum(low + 1, T - 1)] - found)
+    if scale == 1:
+        return found
+    places = np.minimum(np.arange(M) * scale, M - 1)
+    low = places.astype(np.intp)
+    mixed_MM = np.zeros((M, M), np.float32)  # of which bands each band is made
+    mixed_MM[low, np.arange(M)] = 1 - (places - low)
+    mixed_MM[np.minimum(low + 1, M - 1), np.arange(M)] += places - low
+    return found @ mixed_MM
 
 
 def drop_modalities(present_M: np.ndarray, rate: float, draw: np.random.Generator) -> np.ndarray:
