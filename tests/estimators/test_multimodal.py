@@ -488,6 +488,48 @@ def test_balanced_weights_are_those_of_the_classes(folder: Path, rows: tuple[pd.
         plain.fit(X, y, sample_weight="even")
 
 
+def test_balanced_weights_hold_for_rows_to_judge_by_too() -> None:
+    X = pd.DataFrame({"x": np.arange(60.0)})
+    y = np.repeat(["a", "b"], [50, 10])
+    model = MultimodalClassifier(towers=TOWERS, fusion=FUSION, training=SHORT)
+    model.classes_ = np.array(["a", "b"])
+    targets = np.repeat([0, 1], [50, 10])
+    held = X[48:52].reset_index(drop=True), targets[48:52]
+    for validation, sample_weight, ratio in ((None, "balanced", 5.0), (held, "balanced", 5.0), (held, None, 1.0)):
+        rows = model._divide(X, targets, validation, sample_weight)
+        for part in (rows.kept, rows.aside):
+            own = rows.weights[part]
+            np.testing.assert_allclose(own[rows.targets[part] == 1], ratio * own[rows.targets[part] == 0][0], rtol=1e-6)
+            assert own.mean() == pytest.approx(1)
+    model.fit(X, y, sample_weight="balanced", validation=(held[0], y[48:52]))
+
+
+@pytest.mark.parametrize("weight", [1e-50, 1e39, 1e308])
+def test_weights_of_any_size_weigh_alike(weight: float) -> None:
+    X, y = pd.DataFrame({"x": np.arange(20.0)}), np.arange(20) % 2
+    model = MultimodalClassifier(towers=TOWERS, fusion=FUSION, training=SHORT)
+    found = clone(model).fit(X, y, sample_weight=np.full(20, weight)).predict_proba(X)
+    np.testing.assert_array_equal(found, clone(model).fit(X, y).predict_proba(X))
+
+
+@pytest.mark.parametrize("left_out", ["a", "c"])
+def test_trees_name_a_class_that_no_row_is_left_of(left_out: str) -> None:
+    X, y = pd.DataFrame({"x": np.arange(60.0)}), np.repeat(["a", "b", "c"], 20)
+    towers, fusion = TOWERS.replace(table="trees"), FUSION.replace(fusion="gate")
+    model = MultimodalClassifier(towers=towers, fusion=fusion, training=SHORT)
+    with pytest.raises(DataError, match=f"class '{left_out}' has no row that trees could learn it from"):
+        model.fit(X, y, sample_weight=(y != left_out).astype(float))
+
+
+def test_letters_are_made_small_or_not() -> None:
+    X = pd.DataFrame({"story": ["The Cat", "the oak"] * 20})
+    for lowercase in (True, False):
+        towers = TOWERS.replace(lowercase=lowercase)
+        model = MultimodalClassifier(kinds={"story": "text"}, towers=towers, fusion=FUSION, training=SHORT)
+        shares = model.fit(X, [0, 1] * 20).predict_proba(pd.DataFrame({"story": ["The Cat", "the cat"]}))
+        assert (shares[0] == shares[1]).all() == lowercase
+
+
 def test_cut_sounds_are_told_of(folder: Path, rows: tuple[pd.DataFrame, list[str]]) -> None:
     with pytest.warns(TruncatedWarning, match="48 sounds are longer than max_seconds=0.02"):
         made(folder, sounds=SMALL["sounds"].replace(max_seconds=0.02)).fit(*rows)  # type: ignore[attr-defined]

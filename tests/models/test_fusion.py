@@ -215,6 +215,17 @@ def test_scores_are_what_a_new_model_predicts_and_training_adds_to(fusion: str, 
     assert heads and all(head.grad is not None and head.grad.abs().max() > 0 for head in heads)
 
 
+@pytest.mark.parametrize("fusion", ["concatenate", "gate"])
+def test_scores_count_whole_beside_other_modalities(fusion: str) -> None:
+    config = FusionConfig(fusion=fusion, d_model=16, n_heads=2)  # type: ignore[arg-type]
+    towers = (ScoreTowerConfig(n_scores=2, d_model=8), BertConfig(vocab_size=20, d_model=8, n_layers=1, n_heads=2))
+    made = FusionModel(MultimodalConfig(fusion=config, towers=towers, names=("table", "text"))).initialise(0)
+    ids, there = torch.randint(1, 20, (B, 5)), torch.ones(B, dtype=torch.bool)
+    scores = torch.randn(B, 2)
+    found = made.eval()([(scores, there), (ids, torch.zeros_like(ids), torch.ones_like(ids, dtype=torch.bool))])
+    torch.testing.assert_close(found, scores)
+
+
 @pytest.mark.parametrize("fusion", ["concatenate", "gate", "average"])
 def test_scores_that_are_missing_are_not_added(fusion: str) -> None:
     config = FusionConfig(fusion=fusion, d_model=16, n_heads=2)  # type: ignore[arg-type]

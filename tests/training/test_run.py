@@ -101,6 +101,26 @@ def test_training_can_be_taken_up_at_any_position() -> None:
     assert again == undisturbed[7:]
 
 
+@pytest.mark.parametrize("share", [0.25, 4.0])
+def test_gradients_are_brought_to_the_longest_allowed_and_shorter_ones_left(share: float) -> None:
+    """By plain gradient descent, whose step is the gradient itself."""
+
+    def stepped(most: float) -> tuple[torch.Tensor, float]:
+        model = Seq2SeqModel(CONFIG.replace(dropout=0.0)).initialise(0).double()
+        before = torch.cat([weight.detach().flatten() for weight in model.parameters()])
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        config = TRAINING.replace(epochs=1, clip_norm=most)
+        (step,) = train(model, FixedBatches([[0, 1, 2]]), seq2seq_loss, optimizer, config, seed=0)
+        after = torch.cat([weight.detach().flatten() for weight in model.parameters()])
+        return (before - after) / step.learning_rate, step.gradient_norm
+
+    gradient, norm = stepped(1e300)
+    torch.testing.assert_close(gradient.norm().item(), norm)
+    clipped, reported = stepped(share * norm)
+    assert reported == norm
+    torch.testing.assert_close(clipped, gradient * min(1.0, share), rtol=1e-5, atol=1e-12)
+
+
 def test_max_steps_ends_the_run(tmp_path: Path) -> None:
     assert len(drain(tiny_run(tmp_path, TRAINING.replace(max_steps=3)))) == 3
 

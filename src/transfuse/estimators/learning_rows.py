@@ -16,8 +16,8 @@ from transfuse.estimators.fine_tuned import divided
 
 @dataclass(frozen=True)
 class LearningRows:
-    """All rows of a training: `kept` are learned from (those that weigh nothing are not), `aside` judged by. Weights
-    have a mean of 1 on either side. The first `n_own` rows are X's, those behind them a validation table's."""
+    """All rows of a training: `kept` are learned from, `aside` judged by. The first `n_own` rows are X's, those behind
+    them a validation table's. Once `weighed`, no row weighs nothing, and weights have a mean of 1 on either side."""
 
     frame: pd.DataFrame
     kinds: dict[str, Kind]
@@ -27,7 +27,7 @@ class LearningRows:
     aside: np.ndarray
     n_own: int
 
-    def beside(self, X: Any, y: np.ndarray) -> Self:
+    def beside(self, X: Any, y: np.ndarray, weights: np.ndarray) -> Self:
         """All of these rows learned from, all of another table judged by. Raises DataError if it lacks a column, naming
         it and its rows as those of the validation."""
         further = as_frame(X, "validation[0]")
@@ -44,7 +44,7 @@ class LearningRows:
             self,
             frame=pd.concat([self.frame, further[used]], ignore_index=True),
             targets=np.concatenate([self.targets, y]),
-            weights=np.concatenate([self.weights, np.ones(len(further), np.float32)]),
+            weights=np.concatenate([self.weights, weights]),
             kept=np.arange(n),
             aside=np.arange(n, n + len(further)),
         )
@@ -55,8 +55,9 @@ class LearningRows:
         kept, aside = (rows[self.weights[rows] > 0] for rows in (self.kept, self.aside))
         if not len(kept) or not len(aside):
             raise DataError("no row that weighs anything is left to learn from or to judge by")
-        weights = self.weights.astype(np.float64)
+        weights = self.weights.copy()
         for rows in (kept, aside):
+            weights[rows] /= weights[rows].max()  # so that no sum is too large for a number
             weights[rows] /= weights[rows].mean()
         return replace(self, weights=weights.astype(np.float32), kept=kept, aside=aside)
 

@@ -142,7 +142,7 @@ class MultimodalEstimator(TrainedEstimator):
     ) -> None:
         """Train on a table and targets, a number of a class or a number for each row."""
         seed = self._seed()
-        rows = self._divide(X, targets, validation, self._row_weights(sample_weight, targets))
+        rows = self._divide(X, targets, validation, sample_weight)
         starts = Starts.opened(self.towers, rows.kinds)
         with self._run_folder(resume) as folder:
             images = starts.image_settings(self.images)
@@ -167,23 +167,24 @@ class MultimodalEstimator(TrainedEstimator):
             self._judge(held, final[rows.aside])
 
     def _divide(
-        self, X: Any, targets: np.ndarray, validation: tuple[Any, np.ndarray] | None, weights: np.ndarray | None
+        self, X: Any, targets: np.ndarray, validation: tuple[Any, np.ndarray] | None, sample_weight: Any
     ) -> LearningRows:
+        weights = self._row_weights(sample_weight, targets)
         frame = as_frame(X, "X")
         if len(frame) != len(targets):
             raise DataError(f"X has {len(frame)} rows and y has {len(targets)}; they must be equally many")
-        if weights is not None and len(weights) != len(frame):
+        if len(weights) != len(frame):
             raise DataError(f"sample_weight has {len(weights)} numbers for {len(frame)} rows; one each is needed")
         kinds = find_kinds(frame, {str(name): kind for name, kind in (self.kinds or {}).items()})
         check_cells(frame, kinds)
         self.feature_names_in_ = np.array(list(kinds), dtype=object)
         self.n_features_in_ = len(kinds)
-        weights = np.ones(len(frame), np.float32) if weights is None else weights.astype(np.float32)
         if validation is None:
             rows = LearningRows(frame, kinds, targets, weights, *self._sides(targets), len(frame))
         else:
             everything, nothing = np.arange(len(frame)), np.arange(0)
-            rows = LearningRows(frame, kinds, targets, weights, everything, nothing, len(frame)).beside(*validation)
+            rows = LearningRows(frame, kinds, targets, weights, everything, nothing, len(frame))
+            rows = rows.beside(*validation, self._held_weights(sample_weight, targets, validation[1]))
         return rows.weighed()
 
     def _sides(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -191,10 +192,14 @@ class MultimodalEstimator(TrainedEstimator):
         classes = targets if self.KIND == "class" else None
         return sides(len(targets), self.validation_fraction, self._known_seed(), classes)
 
-    def _row_weights(self, sample_weight: Any, targets: np.ndarray) -> np.ndarray | None:
-        """The weight of each row, None where all weigh alike. Raises DataError for what is none."""
+    def _held_weights(self, sample_weight: Any, targets: np.ndarray, held: np.ndarray) -> np.ndarray:
+        """The weight of each row of a validation table."""
+        return np.ones(len(held))
+
+    def _row_weights(self, sample_weight: Any, targets: np.ndarray) -> np.ndarray:
+        """The weight of each row. Raises DataError for what is none."""
         if sample_weight is None:
-            return None
+            return np.ones(len(targets))
         if isinstance(sample_weight, str):
             raise DataError(f"sample_weight={sample_weight!r} must be numbers, one a row")
         weights = np.asarray(sample_weight if hasattr(sample_weight, "__array__") else list(sample_weight), np.float64)
@@ -270,6 +275,7 @@ class MultimodalEstimator(TrainedEstimator):
         X = plain_columns(rows.frame, self.form_.features)
         levels = [len(one) for one in self.form_.features.levels.values()]
         y, weights = self._tree_targets(rows.targets[rows.kept]), rows.weights[rows.kept]
+        self._check_tree_targets(y)
         self.trees_, unseen = TreeTower.fit(X[rows.kept], y, weights, levels, self.KIND, seed)
         scores = self.trees_.scores(X)
         scores[rows.kept] = unseen
@@ -278,6 +284,9 @@ class MultimodalEstimator(TrainedEstimator):
     def _tree_targets(self, targets: np.ndarray) -> np.ndarray:
         """Targets as the trees have them."""
         return targets
+
+    def _check_tree_targets(self, targets: np.ndarray) -> None:
+        """Raise DataError for what trees cannot learn from."""
 
     def _train_on(
         self,

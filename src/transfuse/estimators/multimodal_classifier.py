@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight
 
 from transfuse.errors import DataError
 from transfuse.estimators.learning_rows import LearningRows
@@ -51,11 +51,22 @@ class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignor
             self._learn(X, targets, len(self.classes_), held, sample_weight, resume)
         return self
 
-    def _row_weights(self, sample_weight: Any, targets: np.ndarray) -> np.ndarray | None:
+    def _row_weights(self, sample_weight: Any, targets: np.ndarray) -> np.ndarray:
         if isinstance(sample_weight, str) and sample_weight == "balanced":
-            weights: np.ndarray = compute_sample_weight("balanced", targets)
-            return weights
+            return self._held_weights(sample_weight, targets, targets)
         return super()._row_weights(sample_weight, targets)
+
+    def _held_weights(self, sample_weight: Any, targets: np.ndarray, held: np.ndarray) -> np.ndarray:
+        if not isinstance(sample_weight, str):
+            return super()._held_weights(sample_weight, targets, held)
+        classes = np.arange(len(self.classes_))
+        found: np.ndarray = compute_class_weight("balanced", classes=classes, y=targets)[held]
+        return found
+
+    def _check_tree_targets(self, targets: np.ndarray) -> None:
+        unlearned = np.flatnonzero(np.bincount(targets, minlength=len(self.classes_)) == 0)
+        if len(unlearned):
+            raise DataError(f"class {self.classes_.tolist()[unlearned[0]]!r} has no row that trees could learn it from")
 
     def _settled(self, rows: LearningRows) -> tuple[MultimodalLoss, np.ndarray]:
         return MultimodalLoss("class"), rows.targets

@@ -4,8 +4,8 @@ Fusion-type models let tokens of different modalities read each other before a p
 after another in one stack (as ViLT, arXiv 2102.03334), "middle" gives each modality a stack that also attends to the
 others' tokens (as MulT, arXiv 1906.00295), "bottleneck" lets them meet in a few shared tokens alone (MBT, arXiv
 2107.00135). Parallel-type models make one vector of each tower and "concatenate" them, weigh them by a "gate", or
-"average" the predictions made of each. Scores made elsewhere, as by trees, are a prediction already: parallel fusions
-add to them, and begin with adding nothing.
+"average" the predictions made of each. Scores made elsewhere, as by trees, are a prediction already: the first two add
+to it, the last takes it for that modality's, and all begin with changing nothing of it.
 
 Where one sequence is much shorter than another, `align` says what happens before a fusion-type stack reads them:
 "pad" leaves each at its length (what fills up a batch is masked, so it has no part in anything), "trim", "interpolate"
@@ -297,11 +297,11 @@ class Parallel(nn.Module):
     """One vector a modality, the mean of its tower's real tokens, through a layer of its own; what becomes of them, the
     kinds of parallel fusion say."""
 
-    def __init__(self, c: FusionConfig, n: int, n_heads: int = 1) -> None:
+    def __init__(self, c: FusionConfig, n: int, n_predictions: int = 1) -> None:
         super().__init__()
         self.hidden = nn.ModuleList(Linear(c.d_model, c.d_hidden or c.d_model) for _ in range(n))
         self.dropout = Dropout(c.dropout)
-        self.output = nn.ModuleList(Linear(c.d_hidden or c.d_model, c.n_outputs) for _ in range(n_heads))
+        self.output = nn.ModuleList(Linear(c.d_hidden or c.d_model, c.n_outputs) for _ in range(n_predictions))
 
     def add_nothing(self, modality: int) -> None:
         """Let what is added to the scores of `modality` be 0, so that training begins with them as they are."""
@@ -330,26 +330,26 @@ class Concatenate(Parallel):
 
 
 class Gate(Parallel):
-    """A mean of the vectors, each weighed by what a gate makes of it."""
+    """A prediction of a mean of the vectors, each weighed by what a gate makes of it."""
 
     def __init__(self, c: FusionConfig, n: int) -> None:
         super().__init__(c, n)
         self.gates = nn.ModuleList(Linear(c.d_model, 1) for _ in range(n))
 
     def forward(self, tokens: list[Tokens], told_MBK: Tensor) -> Tensor:
-        """Predictions (B, K), added to what is told, which is weighed too."""
+        """Predictions (B, K), added to what is told."""
         vectors_MBD, there_MB = self.vectors(tokens)
         scores_MB = torch.stack([gate(x_BD)[:, 0] for gate, x_BD in zip(self.gates, vectors_MBD, strict=True)])
         weights_MB1 = scores_MB.masked_fill(~there_MB, -torch.inf).softmax(0)[..., None]
         weighed_BD = (F.gelu(self.layers(vectors_MBD)) * weights_MB1).sum(0)
-        return self.output[0](self.dropout(weighed_BD)) + (told_MBK * weights_MB1).sum(0)
+        return self.output[0](self.dropout(weighed_BD)) + told_MBK.sum(0)
 
 
 class Average(Parallel):
     """A prediction of each vector, and their average: of classes, that of the probabilities."""
 
     def __init__(self, c: FusionConfig, n: int) -> None:
-        super().__init__(c, n, n_heads=n)
+        super().__init__(c, n, n_predictions=n)
         self.outputs = c.outputs
 
     def forward(self, tokens: list[Tokens], told_MBK: Tensor) -> Tensor:

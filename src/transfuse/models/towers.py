@@ -101,7 +101,7 @@ class TableTowerConfig(Config):
 @dataclass(frozen=True, kw_only=True)
 class ScoreTowerConfig(Config):
     """What stands for a tower whose work is done elsewhere, as by trees: its `n_scores`, one an output (logarithms
-    of shares, or a number on the model's own scale), are a prediction that a parallel fusion adds to, and one token."""
+    of shares, or a number on the model's own scale), are a prediction that parallel fusions begin with, and a token."""
 
     n_scores: int = 1
     d_model: int = 128
@@ -116,8 +116,9 @@ class TowersConfig(Config):
     """What towers are made of: the sizes of those trained from nothing, and what others start from.
 
     `text_from` and `image_from` are directories or hub ids of a BERT and a ViT; `frozen` leaves them as they are.
-    `table` is "transformer", or "trees": gradient-boosted trees, whose scores are one token, for parallel fusions.
-    `vocab_size` bounds the pieces learned from texts, which are lower-cased or not, `max_pieces` those of a row.
+    `table` is "transformer", or "trees": gradient-boosted trees, whose prediction a parallel fusion begins with.
+    Without `text_from`, `vocab_size` bounds the pieces learned from texts, and `lowercase` makes all letters small.
+    `max_pieces` bounds the pieces of a row.
     """
 
     d_model: int = 128

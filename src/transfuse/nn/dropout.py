@@ -3,7 +3,8 @@
 On a CPU the usual dropout draws one Bernoulli number an element, which in a small Transformer costs more than the
 matrix products around it. Here one 64-bit draw serves four elements, each a 16-bit number that becomes a mask of all
 ones or all zeros for the element's own bits (`benchmarks/dropout.py` prints the ratio). The rate is rounded to the
-nearest 1/32768 and the survivors are scaled by the rounded rate, so the expectation is exact.
+nearest 1/32768 and the survivors are scaled by the rounded rate, so the expectation is exact. The mask is kept for the
+backward pass, at two bytes an element.
 """
 
 from __future__ import annotations

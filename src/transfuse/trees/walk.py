@@ -160,7 +160,7 @@ def n_threads() -> int:
 
     Threads are Python's: numba's own would change how many PyTorch and scikit-learn use ever after.
     """
-    asked = os.environ.get("OMP_NUM_THREADS", "")
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is of nested loops
     if asked.isdecimal() and int(asked):
         return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
