@@ -108,10 +108,30 @@ def test_alignments(data: Path) -> None:
     )
     assert code == 0, messages
     assert [way["align"] for way in json.loads(output)["ways"]] == ["pad", "trim"]
-    assert failure("compare", data / "rows.csv", "--align", "pad")[1].endswith(
-        "--align is for one TABLE and its --target"
+    assert "--align is for one TABLE and its --target" in failure("compare", data / "rows.csv", "--align", "pad")[1]
+    assert (
+        "--data, --context and --report are not for it"
+        in failure(*("compare", data / "rows.csv", "--align", "pad", "--target", "answer", "--context", "8"))[1]
     )
-    assert "compare takes --data" in failure("compare", data)[1]
+    for idle in (("--validation", data / "rows.csv"), ("--unreadable", "drop"), ("--number",)):
+        assert "are for --align" in failure("compare", data, "--data", data / "rows.csv", *idle)[1]
+
+
+def test_alignments_where_files_are_broken(data: Path, tmp_path: Path) -> None:
+    lines = (data / "rows.csv").read_text().splitlines()
+    header = lines[0].split(",")
+    broken = lines[1].split(",")
+    broken[header.index("photo")] = "nowhere.png"
+    for name, rows in (("train.csv", lines[1:]), ("held.csv", [",".join(broken), *lines[2:12]])):
+        (tmp_path / name).write_text("\n".join([lines[0], *rows]) + "\n")
+    files = ("--files", data, "--validation", tmp_path / "held.csv", "--kind", "letter=category")
+    words = ("compare", tmp_path / "train.csv", "--align", "pad", "--target", "answer", *files, *SIZES)
+    code, last = failure(*words)
+    assert code == 2 and "validation row 1, column 'photo': No such file" in last
+    for unreadable in ("missing", "drop"):
+        code, output, messages = call(*words, "--unreadable", unreadable, "--json")
+        assert code == 0, messages
+        assert [way["align"] for way in json.loads(output)["ways"]] == ["pad"]
 
 
 def test_bad_tables_are_named(data: Path, tmp_path: Path) -> None:

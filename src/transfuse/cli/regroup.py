@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from transfuse.cli.fit_multimodal import new_model, read_rows, set_up
+from transfuse.cli.fit_multimodal import HeldOutTable, UnreadableFiles, new_model, read_rows, set_up
 from transfuse.cli.messages import say, stoppable
 from transfuse.cli.options import (
     AsJson,
@@ -141,6 +141,8 @@ def compare(
     kinds: KindOption = None,
     files: FilesOption = None,
     number: Annotated[bool, typer.Option("--number", help="With --align: the target is a number.")] = False,
+    validation: HeldOutTable = None,
+    unreadable: UnreadableFiles = "refuse",
     settings: Settings = None,
     seed: Seed = 0,
     contexts: Annotated[
@@ -157,10 +159,31 @@ def compare(
     import transfuse
 
     if align is not None:
-        _alignments(directories, align, target, kinds, files, number, settings, skip_bad_rows, seed, device, as_json)
+        if len(directories) != 1 or target is None or data or contexts or report:
+            raise ConfigError(
+                "--align is for one TABLE and its --target; --data, --context and --report are not for it"
+            )
+        model = new_model(
+            number,
+            kinds=parse_kinds(kinds),
+            files=files or directories[0].parent,
+            unreadable=unreadable,
+            device=device,
+            random_state=seed,
+            verbose=True,
+        )
+        set_up(model, settings, None, None)
+        X, y = read_rows(directories[0], target, skip_bad_rows)
+        held = None if validation is None else read_rows(validation, target, skip_bad_rows)
+        ways: dict[str, Any] = {} if align == "all" else {"ways": align.split(",")}
+        with stoppable():
+            measured = transfuse.compare_alignments(model, X, y, held=held, **ways)
+        typer.echo(json.dumps(measured.to_dict()) if as_json else measured.to_text())
         return
-    if not data or kinds or number or settings:
-        raise ConfigError("compare takes --data; --kind, --number and --set are for --align")
+    if not data or kinds or number or settings or validation or files or unreadable != "refuse":
+        raise ConfigError(
+            "compare takes --data; --kind, --files, --number, --validation, --unreadable and --set are for --align"
+        )
     names = [str(directory) for directory in directories]
     if len(set(names)) < len(names):
         raise ConfigError(f"{' '.join(names)}: each directory once")
@@ -188,41 +211,6 @@ def _columns(
         return transfuse.Corpus(paths, key=key), None
     pairs = read_pairs(paths, source, target, skip_bad_rows)
     return pairs.sources, pairs.targets
-
-
-def _alignments(
-    tables: list[Path],
-    align: str,
-    target: str | None,
-    kinds: list[str] | None,
-    files: Path | None,
-    number: bool,
-    settings: list[str] | None,
-    skip_bad_rows: bool,
-    seed: int,
-    device: str | None,
-    as_json: bool,
-) -> None:
-    """Train each way of aligning on one table, and print what each came to."""
-    import transfuse
-
-    if len(tables) != 1 or target is None:
-        raise ConfigError("--align is for one TABLE and its --target")
-    (table,) = tables
-    model = new_model(
-        number,
-        kinds=parse_kinds(kinds),
-        files=files or table.parent,
-        device=device,
-        random_state=seed,
-        verbose=True,
-    )
-    set_up(model, settings, None, None)
-    X, y = read_rows(table, target, skip_bad_rows)
-    ways: dict[str, Any] = {} if align == "all" else {"ways": align.split(",")}
-    with stoppable():
-        found = transfuse.compare_alignments(model, X, y, **ways)
-    typer.echo(json.dumps(found.to_dict()) if as_json else found.to_text())
 
 
 def _heads(text: str) -> int | tuple[int, ...]:

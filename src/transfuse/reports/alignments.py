@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
@@ -14,7 +15,7 @@ from sklearn.base import clone
 from torch import Tensor
 
 from transfuse.data.modalities import MultimodalBatch, MultimodalDataset
-from transfuse.errors import ConfigError
+from transfuse.errors import ConfigError, TruncatedWarning, UnreadableWarning
 from transfuse.estimators.fine_tuned import JUDGED_TOKENS
 from transfuse.estimators.learning_rows import as_frame
 from transfuse.estimators.multimodal import MultimodalEstimator
@@ -111,9 +112,13 @@ def compare_alignments(
         copies.append(copy.set_params(fusion=model.fusion.replace(align=way, longest=None)))
     for copy in copies:
         copy.fit(X, y, validation=held)
-        data = copy.rows_of(as_frame(held[0], "held[0]"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnreadableWarning)  # fit has told of them
+            warnings.simplefilter("ignore", TruncatedWarning)
+            data = copy.rows_and_media(as_frame(held[0], "held[0]"))[0]
+        there = np.flatnonzero(data.lengths_NM.sum(1) > 0)
+        data, wanted = data.choose(there), copy.targets_of(held[1], "held[1]")[there]
         lengths = dict(zip(copy.form_.names, data.lengths_NM.mean(0).tolist(), strict=True))
-        wanted = copy.targets_of(held[1], "held[1]")
         found.append(_measured(copy, data, copy.score_of(copy.outputs_of(data), wanted)))
     return AlignmentComparison(found, lengths, min(ROWS, len(data)))
 
