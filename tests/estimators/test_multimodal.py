@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ from transfuse import (
     load,
 )
 from transfuse.data.features import plain_columns
+from transfuse.data.modalities import Scores
+from transfuse.estimators import multimodal
 from transfuse.estimators.multimodal import trimmed_share
 from transfuse.estimators.tree_tower import TreeTower
 from transfuse.models.towers import ImageTower, ImageTowerConfig
@@ -224,6 +227,33 @@ def test_scores_of_training_rows_are_by_trees_that_did_not_see_them(kind: str) -
         wanted = np.log(model.predict_proba(X[rows])) if kind == "class" else model.predict(X[rows])[:, None]
         np.testing.assert_allclose(unseen[rows], wanted, atol=1e-9)
     assert np.abs(tower.scores(X) - unseen).max() > 0.1
+
+
+def test_what_is_fused_of_training_rows_are_their_unseen_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    grown, fused = [], []
+
+    def fit(*arguments: Any) -> tuple[TreeTower, np.ndarray]:
+        grown.append(TreeTower.fit(*arguments))
+        return grown[-1]
+
+    def scores(scores_NK: np.ndarray, present_N: np.ndarray) -> Scores:
+        fused.append(scores_NK)
+        return Scores(scores_NK, present_N)
+
+    draw = np.random.default_rng(0)
+    X, y = pd.DataFrame({"x": draw.random(60), "z": draw.random(60)}), draw.integers(0, 2, 60)
+    towers, fusion = TOWERS.replace(table="trees"), FUSION.replace(fusion="gate")
+    model = MultimodalClassifier(towers=towers, fusion=fusion, training=SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(multimodal, "TreeTower", SimpleNamespace(fit=fit))
+        patch.setattr(multimodal, "Scores", scores)
+        model.fit(X, y)
+    ((tower, unseen),) = grown
+    kept, aside = model._sides(y)
+    np.testing.assert_array_equal(fused[0][kept], unseen)
+    by_all = tower.scores(plain_columns(X, model.form_.features))
+    np.testing.assert_array_equal(fused[0][aside], by_all[aside])
+    assert np.abs(by_all[kept] - unseen).max() > 0.5  # in truth there is nothing to learn
 
 
 @pytest.mark.parametrize("counts", [(38, 1, 1), (20, 18, 1, 1), (39, 1)])
