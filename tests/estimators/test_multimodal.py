@@ -253,7 +253,7 @@ def test_what_is_fused_of_training_rows_are_their_unseen_scores(monkeypatch: pyt
     np.testing.assert_array_equal(fused[0][kept], unseen)
     by_all = tower.scores(plain_columns(X, model.form_.features))
     np.testing.assert_array_equal(fused[0][aside], by_all[aside])
-    assert np.abs(by_all[kept] - unseen).max() > 0.5  # in truth there is nothing to learn
+    assert np.abs(by_all[kept] - unseen).max() > 0.1
 
 
 @pytest.mark.parametrize("counts", [(38, 1, 1), (20, 18, 1, 1), (39, 1)])
