@@ -74,7 +74,9 @@ def degraded(data: Path, rows: pd.DataFrame, folder: Path, image_noise: float, a
     return folder
 
 
-def estimator(files: Path, fusion: str, epochs: int, seed: int, dropout: float, **kinds: Any) -> MultimodalClassifier:
+def estimator(
+    files: Path, fusion: str, epochs: int, seed: int, dropout: float, turn: float, **kinds: Any
+) -> MultimodalClassifier:
     return MultimodalClassifier(
         files=files,
         kinds=kinds,
@@ -83,7 +85,14 @@ def estimator(files: Path, fusion: str, epochs: int, seed: int, dropout: float, 
         towers=TowersConfig(patch=8, d_model=96, n_layers=2, dropout=0.1),
         fusion=FusionConfig(fusion=fusion, d_model=96, n_layers=1),  # type: ignore[arg-type]
         augmentation=AugmentationConfig(
-            shift=0.06, stretch=0.15, warp=0.08, time_mask=0.15, band_mask=0.2, modality_dropout=dropout
+            shift=0.06,
+            turn=turn,
+            zoom=turn / 100,
+            stretch=0.15,
+            warp=0.08,
+            time_mask=0.15,
+            band_mask=0.2,
+            modality_dropout=dropout,
         ),
         training=TrainingConfig(
             epochs=epochs,
@@ -108,6 +117,9 @@ def main() -> int:
     parser.add_argument("--fusion", default="early")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--modality-dropout", type=float, default=0.4)
+    parser.add_argument(
+        "--turn", type=float, default=0.0, help="images are turned by up to so many degrees, and % zoomed"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fused-only", action="store_true", help="no models of one modality, at full quality")
     asked = parser.parse_args()
@@ -126,7 +138,7 @@ def main() -> int:
 
         def trained(name: str, dropout: float, **kinds: str) -> MultimodalClassifier:
             began = time.perf_counter()
-            model = estimator(files, asked.fusion, asked.epochs, asked.seed, dropout, **kinds)
+            model = estimator(files, asked.fusion, asked.epochs, asked.seed, dropout, asked.turn, **kinds)
             (train, y), held = ((parts[part][COLUMNS], parts[part]["label"]) for part in ("train", "dev"))
             with Waiting() as waiting:
                 model.fit(train, y, validation=held)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 from media import table
-from transfuse.data.augmentation import AugmentationConfig, change_image, change_sound, drop_modalities
+from transfuse.data import augmentation
+from transfuse.data.augmentation import AugmentationConfig, _turned, change_image, change_sound, drop_modalities
 from transfuse.data.columns import find_kinds
 from transfuse.data.features import FeatureForm
 from transfuse.data.images import ImageConfig
@@ -18,6 +20,7 @@ from transfuse.data.modalities import MultimodalDataset
 from transfuse.data.rows import Media, RowForm, band_statistics, columns_of, read_media
 from transfuse.data.sounds import SoundConfig
 from transfuse.data.wordpiece import WordPiece, WordPieceConfig
+from transfuse.errors import ConfigError
 
 IMAGES, SOUNDS = ImageConfig(size=8, channels=1), SoundConfig(rate=4000, n_mels=10, max_seconds=1.0)
 STILL = AugmentationConfig(shift=0, stretch=0, warp=0, time_mask=0, band_mask=0, modality_dropout=0)
@@ -142,6 +145,42 @@ def test_a_moved_image_repeats_its_edge() -> None:
         np.testing.assert_array_equal(moved[0], pixels[0][down[:, None], right])
         seen.add(moved.tobytes())
     assert len(seen) == 9
+
+
+def test_a_turned_image_is_the_image_seen_at_an_angle() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+    for quarters in range(4):
+        np.testing.assert_array_equal(_turned(pixels, quarters * math.pi / 2, 1.0), np.rot90(pixels, quarters, (1, 2)))
+    ramp = np.tile(np.arange(9.0), (1, 9, 1))
+    np.testing.assert_allclose(
+        _turned(ramp, 0.0, 2.0), np.tile(np.arange(2, 6.5, 0.5), (1, 9, 1))
+    )  # its middle, larger
+    np.testing.assert_allclose(_turned(ramp, 0.0, 0.5)[0, :, 2:7], np.tile(np.arange(0, 9.0, 2), (9, 1)))
+
+
+def test_images_are_turned_and_zoomed_within_what_is_allowed_and_else_left() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8)
+    still = AugmentationConfig(shift=0)
+    assert all((change_image(pixels, still, np.random.default_rng(seed)) == pixels).all() for seed in range(5))
+    seen: list[tuple[float, float]] = []
+
+    def turned(image: np.ndarray, angle: float, factor: float) -> np.ndarray:
+        seen.append((angle, factor))
+        return image
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augmentation, "_turned", turned)
+        for seed in range(200):
+            change_image(pixels, still.replace(turn=15.0, zoom=0.2), np.random.default_rng(seed))
+    angles, factors = np.array(seen).T
+    assert np.abs(angles).max() <= math.radians(15) and np.ptp(angles) > math.radians(27)
+    assert np.abs(factors - 1).max() <= 0.2 and np.ptp(factors) > 0.36
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"turn": -1.0}, "turn=-1.0"), ({"zoom": 1.0}, "zoom=1.0")])
+def test_changes_of_images_have_limits(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AugmentationConfig(**changes)  # type: ignore[arg-type]
 
 
 def _by(moved: np.ndarray, pixels: np.ndarray) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -22,10 +23,10 @@ def test_cores_change_nothing(forest: tuple[RandomForestClassifier, np.ndarray])
     trees, X = read_trees(forest[0]).trees, forest[1]
     numbers, orders = np.ones((len(X), 1)), np.array([np.random.default_rng(1).permutation(len(X))])
     found = []
-    for n in (1, 3, 100):
+    for n in (1, 2, 100):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OMP_NUM_THREADS", str(n))
-            assert walk.n_threads() == n
+            assert walk.n_threads() == min(n, numba.config.NUMBA_NUM_THREADS)
             results = (walk.gathered(trees, X, numbers), walk.summed(trees, X), walk.changes(trees, X, orders, 1, 3))
         found.append(results)
     for other in found[1:]:
@@ -46,6 +47,6 @@ def test_a_setting_that_is_no_number_is_all_cores(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("OMP_NUM_THREADS")
     every = walk.n_threads()
     assert every >= 1
-    for value, expected in (("", every), ("many", every), ("0", every), ("7,1", 7), (" 5 ", 5)):
+    for value, expected in (("", every), ("many", every), ("0", every), ("1,2", 1), (" 1 ", 1)):
         monkeypatch.setenv("OMP_NUM_THREADS", value)
         assert walk.n_threads() == expected

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from transfuse.config import Config
+from transfuse.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationConfig(Config):
     """What is changed in training, anew every epoch.
 
-    Images are moved by at most `shift` of their side each way and, half of them, mirrored where `flip` says that this
-    leaves them what they are. Sounds are made longer or shorter by at most `stretch` of their length and, as in another
+    Images are moved by at most `shift` of their side each way, turned by at most `turn` degrees, made larger or smaller
+    by at most `zoom` of their size and, half of them, mirrored where `flip` says that this leaves them what they are.
+    Sounds are made longer or shorter by at most `stretch` of their length and, as in another
     voice, their bands moved up or down by at most `warp` of their number, both by linear interpolation; then a stretch
     of at most `time_mask` of the frames and one of at most `band_mask` of the bands become silence (SpecAugment, arXiv
     1904.08779). Each modality but one is missing in a share `modality_dropout` of the rows, so that the model learns to
@@ -22,6 +26,8 @@ class AugmentationConfig(Config):
     """
 
     shift: float = 0.06
+    turn: float = 0.0
+    zoom: float = 0.0
     flip: bool = False
     stretch: float = 0.1
     warp: float = 0.05
@@ -31,18 +37,32 @@ class AugmentationConfig(Config):
 
     def __post_init__(self) -> None:
         self.check_types()
-        self.check_fraction("shift", "stretch", "warp", "time_mask", "band_mask", "modality_dropout")
+        self.check_fraction("shift", "zoom", "stretch", "warp", "time_mask", "band_mask", "modality_dropout")
+        if not 0 <= self.turn <= 180:
+            raise ConfigError(f"turn={self.turn} must be at least 0 and at most 180 degrees")
 
 
 def change_image(pixels_CSS: np.ndarray, config: AugmentationConfig, draw: np.random.Generator) -> np.ndarray:
-    """The image moved, its edge repeated where it leaves room, and perhaps mirrored."""
+    """The image turned, zoomed and moved, its edge repeated where that leaves room, and perhaps mirrored."""
     side = pixels_CSS.shape[-1]
+    if config.turn or config.zoom:
+        angle, factor = draw.uniform(-config.turn, config.turn), 1 + draw.uniform(-config.zoom, config.zoom)
+        pixels_CSS = _turned(pixels_CSS, math.radians(angle), factor)
     most = round(config.shift * side)
     down, right = draw.integers(-most, most + 1, 2)
     rows, columns = (np.clip(np.arange(side) - by, 0, side - 1) for by in (down, right))
     if config.flip and draw.random() < 0.5:
         columns = columns[::-1]
     return pixels_CSS.take(rows, 1).take(columns, 2)
+
+
+def _turned(pixels_CSS: np.ndarray, angle: float, factor: float) -> np.ndarray:
+    """The image turned about its middle and made `factor` times as large, by linear interpolation."""
+    middle = (pixels_CSS.shape[-1] - 1) / 2
+    sine, cosine = math.sin(angle) / factor, math.cos(angle) / factor
+    matrix = np.array([[cosine, sine], [-sine, cosine]])  # from places in the new image to those in the old
+    offset = middle - matrix @ [middle, middle]
+    return np.stack([ndimage.affine_transform(one, matrix, offset, order=1, mode="nearest") for one in pixels_CSS])
 
 
 def change_sound(frames_TM: np.ndarray, config: AugmentationConfig, draw: np.random.Generator) -> np.ndarray:

@@ -9,19 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
+import numba
 import numpy as np
-from numba import njit
+from numba import njit, prange
 
 from transfuse.kernels.kept import kept
 from transfuse.trees.ensemble import Trees
 
 ROWS = 128
 """Rows that are walked together, so that what belongs to them stays in the cache."""
-
-PARTS = 8
-"""Parts of the work for each core, so that none waits long for another."""
 
 NODE = np.dtype([("threshold", "f8"), ("feature", "i4"), ("left", "i4"), ("right", "i4"), ("categories", "i4")])
 """What a walk reads of a node, side by side; the threshold of a split by categories is not a number."""
@@ -58,9 +55,9 @@ def _leaf(x, node, column, value, nodes, missing_left, sets):  # type: ignore[no
     return node
 
 
-@kept(njit, nogil=True)
-def _gather(first, last, X, numbers, weights, roots, nodes, missing_left, sets, found):  # type: ignore[no-untyped-def]
-    for tree in range(first, last):
+@kept(njit, parallel=True)
+def _gather(X, numbers, weights, roots, nodes, missing_left, sets, found):  # type: ignore[no-untyped-def]
+    for tree in prange(len(roots) - 1):
         for i in range(len(X)):
             weight = weights[tree % len(weights), i]
             if weight == 0:
@@ -74,9 +71,9 @@ def _gather(first, last, X, numbers, weights, roots, nodes, missing_left, sets, 
                     found[node, c] = found[nodes[node].left, c] + found[nodes[node].right, c]
 
 
-@kept(njit, nogil=True)
-def _sum(first, last, X, roots, outputs, values, nodes, missing_left, sets, found):  # type: ignore[no-untyped-def]
-    for block in range(first, last):
+@kept(njit, parallel=True)
+def _sum(X, roots, outputs, values, nodes, missing_left, sets, found):  # type: ignore[no-untyped-def]
+    for block in prange((len(X) + ROWS - 1) // ROWS):
         for tree in range(len(roots) - 1):
             for i in range(block * ROWS, min(len(X), (block + 1) * ROWS)):
                 node = _leaf(X[i], roots[tree], -1, 0.0, nodes, missing_left, sets)
@@ -84,12 +81,12 @@ def _sum(first, last, X, roots, outputs, values, nodes, missing_left, sets, foun
                     found[i, outputs[tree] + v] += values[node, v]
 
 
-@kept(njit, nogil=True)
+@kept(njit, parallel=True)
 def _shuffled(  # type: ignore[no-untyped-def]
-    first_block, last_block, X, orders, first, n_columns, roots, outputs, values, nodes, missing_left, sets, found
+    X, orders, first, n_columns, roots, outputs, values, nodes, missing_left, sets, found
 ):
     n_repeats = len(orders)
-    for block in range(first_block, last_block):
+    for block in prange((len(X) + ROWS - 1) // ROWS):
         begin, end = block * ROWS, min(len(X), (block + 1) * ROWS)
         moved = np.empty((end - begin, n_columns, n_repeats))  # beside each other, not all over the table
         for i in range(begin, end):
@@ -129,16 +126,14 @@ def gathered(trees: Trees, X: np.ndarray, numbers: np.ndarray, weights: np.ndarr
     found = np.zeros((len(trees.feature), numbers.shape[1]))
     weights = np.ones((1, len(X))) if weights is None else np.ascontiguousarray(weights, np.float64)
     numbers = np.ascontiguousarray(numbers, np.float64)
-    arguments = trees.prepared(X), numbers, weights, trees.roots, *_shape(trees), found
-    _share(partial(_on, _gather, arguments), len(trees.roots) - 1)
+    _apart(_gather, trees.prepared(X), numbers, weights, trees.roots, *_shape(trees), found)
     return found
 
 
 def summed(trees: Trees, X: np.ndarray) -> np.ndarray:
     """What the trees say of each row together, (n, P)."""
     found = np.zeros((len(X), trees.n_outputs))
-    arguments = trees.prepared(X), trees.roots, trees.outputs, trees.values, *_shape(trees), found
-    _share(partial(_on, _sum, arguments), -(-len(X) // ROWS))
+    _apart(_sum, trees.prepared(X), trees.roots, trees.outputs, trees.values, *_shape(trees), found)
     return found
 
 
@@ -150,36 +145,27 @@ def changes(trees: Trees, X: np.ndarray, orders: np.ndarray, first: int, n_colum
     """
     found = np.zeros((len(X), n_columns, len(orders), trees.n_outputs))
     walked = trees.prepared(X), orders, first, n_columns
-    arguments = *walked, trees.roots, trees.outputs, trees.values, *_shape(trees), found
-    _share(partial(_on, _shuffled, arguments), -(-len(X) // ROWS))
+    _apart(_shuffled, *walked, trees.roots, trees.outputs, trees.values, *_shape(trees), found)
     return found
 
 
 def n_threads() -> int:
-    """Cores to walk on: OMP_NUM_THREADS, or all that this process may use.
-
-    Threads are Python's: numba's own would change how many PyTorch and scikit-learn use ever after.
-    """
+    """Cores to walk on: OMP_NUM_THREADS, or all that this process may use."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is of nested loops
-    if asked.isdecimal() and int(asked):
-        return int(asked)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most: int = numba.config.NUMBA_NUM_THREADS
+    return min(int(asked), most) if asked.isdecimal() and int(asked) else most
 
 
-def _share(work: Callable[[int, int], None], n: int) -> None:
-    """`work(first, last)` on parts of 0 to `n`, each by one core."""
-    n_cores = min(n_threads(), n)
-    if n_cores <= 1:
-        work(0, n)
-        return
-    borders = np.linspace(0, n, min(n, n_cores * PARTS) + 1).astype(int).tolist()
-    with ThreadPoolExecutor(n_cores) as pool:
-        for _ in pool.map(work, borders[:-1], borders[1:]):
-            pass
+def _apart(kernel: Callable[..., None], *arguments: object) -> None:
+    """Call it in a thread of its own: a parallel loop sets how many OpenMP threads its caller has ever after, and with
+    that how many PyTorch and scikit-learn use there."""
 
+    def call() -> None:
+        numba.set_num_threads(n_threads())
+        kernel(*arguments)
 
-def _on(kernel: Callable[..., None], arguments: tuple[object, ...], first: int, last: int) -> None:
-    kernel(first, last, *arguments)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(call).result()
 
 
 def _shape(trees: Trees) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
