@@ -1,6 +1,6 @@
 """Spoken and written digits: what fusing an image and a sound is worth, at full quality and when both are degraded.
 
-    python benchmarks/digits.py DATA [--image-noise 0] [--audio-noise 0] [--fusion early] [--epochs 40] [--seed 0]
+    python benchmarks/digits.py DATA [--image-noise 0] [--audio-noise 0] [--turn 10] [--epochs 60] [--seed 0]
 
 DATA holds digits.csv with the folders images and audio. Trains on its train rows, selects by dev (an unseen speaker),
 judges by test (500 rows of it of another unseen speaker). `--image-noise` is the deviation of the noise added to
@@ -115,7 +115,7 @@ def main() -> int:
     parser.add_argument("--image-noise", type=float, default=0.0)
     parser.add_argument("--audio-noise", type=float, default=0.0)
     parser.add_argument("--fusion", default="early")
-    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--modality-dropout", type=float, default=0.4)
     parser.add_argument(
         "--turn", type=float, default=0.0, help="images are turned by up to so many degrees, and % zoomed"

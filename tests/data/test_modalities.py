@@ -149,13 +149,16 @@ def test_a_moved_image_repeats_its_edge() -> None:
 
 def test_a_turned_image_is_the_image_seen_at_an_angle() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+    still = np.zeros(2, int)
     for quarters in range(4):
-        np.testing.assert_array_equal(_turned(pixels, quarters * math.pi / 2, 1.0), np.rot90(pixels, quarters, (1, 2)))
+        turned = _turned(pixels, quarters * math.pi / 2, 1.0, still)
+        np.testing.assert_array_equal(turned, np.rot90(pixels, quarters, (1, 2)))
+    down_right = _turned(pixels, 0.0, 1.0, np.array([2, 1]))
+    np.testing.assert_array_equal(down_right[:, 2:, 1:], pixels[:, :-2, :-1])
+    np.testing.assert_array_equal(down_right[:, 0, 1:], pixels[:, 0, :-1])  # the edge is repeated
     ramp = np.tile(np.arange(9.0), (1, 9, 1))
-    np.testing.assert_allclose(
-        _turned(ramp, 0.0, 2.0), np.tile(np.arange(2, 6.5, 0.5), (1, 9, 1))
-    )  # its middle, larger
-    np.testing.assert_allclose(_turned(ramp, 0.0, 0.5)[0, :, 2:7], np.tile(np.arange(0, 9.0, 2), (9, 1)))
+    np.testing.assert_allclose(_turned(ramp, 0.0, 2.0, still)[0], np.tile(np.arange(2, 6.5, 0.5), (9, 1)))  # its middle
+    np.testing.assert_allclose(_turned(ramp, 0.0, 0.5, still)[0, :, 2:7], np.tile(np.arange(0, 9.0, 2), (9, 1)))
 
 
 def test_images_are_turned_and_zoomed_within_what_is_allowed_and_else_left() -> None:
@@ -164,7 +167,7 @@ def test_images_are_turned_and_zoomed_within_what_is_allowed_and_else_left() -> 
     assert all((change_image(pixels, still, np.random.default_rng(seed)) == pixels).all() for seed in range(5))
     seen: list[tuple[float, float]] = []
 
-    def turned(image: np.ndarray, angle: float, factor: float) -> np.ndarray:
+    def turned(image: np.ndarray, angle: float, factor: float, by: np.ndarray) -> np.ndarray:
         seen.append((angle, factor))
         return image
 

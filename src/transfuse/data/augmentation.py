@@ -45,23 +45,25 @@ class AugmentationConfig(Config):
 def change_image(pixels_CSS: np.ndarray, config: AugmentationConfig, draw: np.random.Generator) -> np.ndarray:
     """The image turned, zoomed and moved, its edge repeated where that leaves room, and perhaps mirrored."""
     side = pixels_CSS.shape[-1]
+    most = round(config.shift * side)
+    by = draw.integers(-most, most + 1, 2)
+    mirrored = config.flip and draw.random() < 0.5
     if config.turn or config.zoom:
         angle, factor = draw.uniform(-config.turn, config.turn), 1 + draw.uniform(-config.zoom, config.zoom)
-        pixels_CSS = _turned(pixels_CSS, math.radians(angle), factor)
-    most = round(config.shift * side)
-    down, right = draw.integers(-most, most + 1, 2)
-    rows, columns = (np.clip(np.arange(side) - by, 0, side - 1) for by in (down, right))
-    if config.flip and draw.random() < 0.5:
-        columns = columns[::-1]
-    return pixels_CSS.take(rows, 1).take(columns, 2)
+        moved = _turned(pixels_CSS, math.radians(angle), factor, by)
+    else:
+        rows, columns = (np.clip(np.arange(side) - one, 0, side - 1) for one in by)
+        moved = pixels_CSS.take(rows, 1).take(columns, 2)
+    return moved[..., ::-1] if mirrored else moved
 
 
-def _turned(pixels_CSS: np.ndarray, angle: float, factor: float) -> np.ndarray:
-    """The image turned about its middle and made `factor` times as large, by linear interpolation."""
+def _turned(pixels_CSS: np.ndarray, angle: float, factor: float, by: np.ndarray) -> np.ndarray:
+    """The image turned about its middle, made `factor` times as large and moved down and right `by` so many pixels, by
+    linear interpolation."""
     middle = (pixels_CSS.shape[-1] - 1) / 2
     sine, cosine = math.sin(angle) / factor, math.cos(angle) / factor
     matrix = np.array([[cosine, sine], [-sine, cosine]])  # from places in the new image to those in the old
-    offset = middle - matrix @ [middle, middle]
+    offset = middle - matrix @ (middle + by)
     return np.stack([ndimage.affine_transform(one, matrix, offset, order=1, mode="nearest") for one in pixels_CSS])
 
 

@@ -86,7 +86,8 @@ class Images:
         """Pixels (B, C, S, S) as bytes, keep (B,)."""
         pixels = self.pixels_NCSS[list(rows)]
         if draws is not None:
-            pixels = np.stack([change_image(one, config, draw) for one, draw in zip(pixels, draws, strict=True)])
+            for place in np.flatnonzero(present_B & self.present_N[list(rows)]):
+                pixels[place] = change_image(pixels[place], config, draws[place])
         return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(present_B & self.present_N[list(rows)])
 
     def content(self, row: int) -> bytes:
