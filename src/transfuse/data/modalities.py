@@ -86,7 +86,7 @@ class Images:
         """Pixels (B, C, S, S) as bytes, keep (B,)."""
         pixels = self.pixels_NCSS[list(rows)]
         if draws is not None:
-            for place in np.flatnonzero(present_B & self.present_N[list(rows)]):
+            for place in np.flatnonzero(present_B & self.present_N[list(rows)]).tolist():
                 pixels[place] = change_image(pixels[place], config, draws[place])
         return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(present_B & self.present_N[list(rows)])
 
