@@ -148,6 +148,7 @@ def draw(found: dict[tuple[Any, ...], list[tuple[float, float, float]]], path: P
             }
             panel.plot(list(points), list(points.values()), "o-" if refit else "o--", label=method + " + refit" * refit)
         panel.set(title=f"{n} key/value heads", xlabel="tokens of training", yscale="log")
+        panel.locator_params(axis="x", nbins=4)
     panels[0].set_ylabel("KL to the original, nats a token")
     panels[-1].legend(fontsize=8)
     figure.savefig(path, dpi=110)
