@@ -110,9 +110,20 @@ def agreed(problem: Problem, method: Literal["aligned", "procrustes"]) -> Shared
 
 
 def lost(problem: Problem) -> float:
-    """Error of the best shared subspace, if all heads looked where they look on average."""
-    _, spectrum_PN, _ = _spectrum(problem)
-    return float(spectrum_PN[:, : -problem.width].sum())
+    """Error of the best shared subspace, if all heads looked where they look on average.
+
+    It is the sum of all but the largest eigenvalues in `_spectrum`, found as those of R* C R, R R* = blockdiag(inner):
+    without eigenvectors, of which a search over many groups has no use.
+    """
+    W, mean_PNN = problem.width, problem.covariance_HPNN.mean(0)
+    root_PNN = torch.zeros_like(mean_PNN)
+    for owner in sorted(set(problem.owners)):
+        inner_PWW = sum(inner for inner, one in zip(problem.inner_HPWW, problem.owners, strict=True) if one == owner)
+        values_PW, vectors_PWW = torch.linalg.eigh(inner_PWW)
+        own = slice(owner * W, owner * W + W)
+        root_PNN[:, own, own] = vectors_PWW * values_PW.clamp(min=0).sqrt()[:, None]
+    spectrum_PN = torch.linalg.eigvalsh(root_PNN.mH @ mean_PNN @ root_PNN)
+    return float(spectrum_PN[:, :-W].sum())
 
 
 def _aligned(problem: Problem) -> tuple[Tensor, Tensor]:
