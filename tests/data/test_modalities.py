@@ -16,7 +16,7 @@ from transfuse.data.augmentation import AugmentationConfig, _turned, change_imag
 from transfuse.data.columns import find_kinds
 from transfuse.data.features import FeatureForm
 from transfuse.data.images import ImageConfig
-from transfuse.data.modalities import MultimodalDataset
+from transfuse.data.modalities import Images, MultimodalDataset
 from transfuse.data.rows import Media, RowForm, band_statistics, columns_of, read_media
 from transfuse.data.sounds import SoundConfig
 from transfuse.data.wordpiece import WordPiece, WordPieceConfig
@@ -178,6 +178,28 @@ def test_images_are_turned_and_zoomed_within_what_is_allowed_and_else_left() -> 
     angles, factors = np.array(seen).T
     assert np.abs(angles).max() <= math.radians(15) and np.ptp(angles) > math.radians(27)
     assert np.abs(factors - 1).max() <= 0.2 and np.ptp(factors) > 0.36
+
+
+@pytest.mark.parametrize("turn", [0.0, 1e-9])
+def test_half_of_the_images_are_mirrored_where_that_is_allowed(turn: float) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 8, 8), dtype=np.uint8)
+    config = AugmentationConfig(shift=0, flip=True, turn=turn)
+    ways = {"plain": 0, "mirrored": 0}
+    for seed in range(200):
+        found = change_image(pixels, config, np.random.default_rng(seed))
+        ways["plain" if np.abs(found - pixels.astype(int)).max() <= 1 else "mirrored"] += 1
+        assert min(np.abs(found - one.astype(int)).max() for one in (pixels, pixels[..., ::-1])) <= 1
+    assert min(ways.values()) > 70
+
+
+def test_images_of_training_rows_are_changed_where_they_are_read() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8), dtype=np.uint8)
+    images = Images(pixels, np.array([True, True, True, False]), 4)
+    config, present = AugmentationConfig(turn=90.0), np.array([True, True, False, True])
+    draws = [np.random.default_rng(i) for i in range(4)]
+    found, keep = images.part([0, 1, 2, 3], present, draws, config)
+    same = (found.numpy() == pixels).all((1, 2, 3)).tolist()
+    assert same == [False, False, True, True] and keep.tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize(("changes", "message"), [({"turn": -1.0}, "turn=-1.0"), ({"zoom": 1.0}, "zoom=1.0")])

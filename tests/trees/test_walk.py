@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numba
 import numpy as np
 import pytest
@@ -41,6 +43,15 @@ def test_other_libraries_keep_their_threads(
     assert torch.get_num_threads() == 1
     walk.summed(read_trees(forest[0]).trees, forest[1])
     assert torch.get_num_threads() == 1
+
+
+def test_loops_run_in_a_thread_of_their_own_on_as_many_cores_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    for n in ("1", "2"):
+        monkeypatch.setenv("OMP_NUM_THREADS", n)
+        walk._apart(lambda: seen.append((threading.get_ident(), numba.get_num_threads())))
+    assert threading.get_ident() not in {thread for thread, _ in seen}
+    assert [n for _, n in seen] == [1, min(2, numba.config.NUMBA_NUM_THREADS)]
 
 
 def test_a_setting_that_is_no_number_is_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:

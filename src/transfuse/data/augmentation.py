@@ -18,11 +18,10 @@ class AugmentationConfig(Config):
 
     Images are moved by at most `shift` of their side each way, turned by at most `turn` degrees, made larger or smaller
     by at most `zoom` of their size and, half of them, mirrored where `flip` says that this leaves them what they are.
-    Sounds are made longer or shorter by at most `stretch` of their length and, as in another
-    voice, their bands moved up or down by at most `warp` of their number, both by linear interpolation; then a stretch
-    of at most `time_mask` of the frames and one of at most `band_mask` of the bands become silence (SpecAugment, arXiv
-    1904.08779). Each modality but one is missing in a share `modality_dropout` of the rows, so that the model learns to
-    do without.
+    Sounds are made longer or shorter by at most `stretch` of their length and, as in another voice, their bands moved
+    up or down by at most `warp` of their number, both by linear interpolation; then a stretch of at most `time_mask` of
+    the frames and one of at most `band_mask` of the bands become silence (SpecAugment, arXiv 1904.08779). Each modality
+    is missing in a share `modality_dropout` of the rows, but never all in one, so that the model learns to do without.
     """
 
     shift: float = 0.06
