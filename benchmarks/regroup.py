@@ -3,20 +3,19 @@
     python benchmarks/regroup.py MODEL --train FILE [FILE] --test FILE [FILE] [--budgets 0 75000] [--alpha 0 0.01 …]
 
 MODEL is a multi-head directory of `fit seq2seq` or `fit generate`; --train and --test are its data (two parallel files,
-or text). For each number of heads, method, refit, budget and seed (which draws calibration data and order of training)
+or text). For each seed (which draws calibration data and order of training), number of heads, method, refit and budget
 one row; then means with their spread, a control (the original trained on the same tokens by cross-entropy) where
---control is given, the time and peak memory of one conversion, and a picture of divergence against tokens. `--lower`
-lower-cases pairs.
+--control is given, and a picture of divergence against tokens. Rows are kept in the file `--rows`, and those that it
+has are not computed again: one model, one set of data and one state of the code a file. `--lower` lower-cases pairs.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import resource
+import json
 import statistics
 import sys
-import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -57,6 +56,37 @@ class Judge:
         return divergence, loss, score
 
 
+Row = tuple[int, str, bool, int, int]
+"""Heads, method, refit, tokens, seed."""
+
+
+class Rows:
+    """Figures of each row, printed and kept in a file as they come."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.found: dict[Row, tuple[float, ...]] = {}
+        for line in path.read_text().splitlines() if path is not None and path.exists() else ():
+            values = json.loads(line)
+            self.found[tuple(values[:5])] = tuple(values[5:])
+
+    def add(self, row: Row, figures: tuple[float, ...]) -> None:
+        self.found[row] = figures
+        n, method, refit, budget, seed = row
+        cells = [n, method, "yes" if refit else "no", budget, seed, *(f"{figure:.4f}" for figure in figures)]
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+        if self.path is not None:
+            with self.path.open("a") as stream:
+                stream.write(json.dumps([*row, *figures]) + "\n")
+
+    def by_seed(self) -> dict[tuple[int, str, bool, int], list[tuple[float, ...]]]:
+        """The figures of all seeds, by what is the same in them."""
+        together = defaultdict(list)
+        for (n, method, refit, budget, _), figures in self.found.items():
+            together[n, method, refit, budget].append(figures)
+        return dict(together)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
@@ -67,7 +97,8 @@ def main() -> int:
     parser.add_argument("--heads", type=int, nargs="*")
     parser.add_argument("--methods", nargs="*", default=["mean", "first", "random", "procrustes", "aligned"])
     parser.add_argument("--refit", type=int, nargs="*", default=[0, 1])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--rows", type=Path)
     parser.add_argument("--cross-entropy", type=float, default=0.0)
     parser.add_argument("--control", action="store_true")
     parser.add_argument("--quality", action="store_true", help="translate the test set for every row")
@@ -81,7 +112,7 @@ def main() -> int:
     n_heads = teacher.model_.decoder.blocks[0].attention.n_heads
     budgets = [*asked.budgets, *(round(alpha * teacher.results_["tokens"]) for alpha in asked.alpha)]
     loss = DistillationConfig(cross_entropy=asked.cross_entropy)
-    found: dict[tuple[Any, ...], list[tuple[float, float, float]]] = defaultdict(list)
+    rows = Rows(asked.rows)
     with scratch_folder() as folder:
         judge = Judge(teacher, test, Path(folder))
         print(f"original, {n_heads} heads: KL, loss, quality {judge(teacher, True)}", flush=True)
@@ -90,38 +121,27 @@ def main() -> int:
             for budget in sorted({budget for budget in budgets if budget}):
                 control = uptrain(teacher, teacher, *train, tokens=budget, distillation=alone)
                 print(f"control trained on {budget} tokens: {judge(control, True)}", flush=True)
-        print("| heads | method | refit | tokens | seed | KL | loss | quality | conversion, s |", flush=True)
-        print("|---|---|---|---|---|---|---|---|---|")
+        print(
+            "| heads | method | refit | tokens | seed | KL | loss | quality |\n|---|---|---|---|---|---|---|---|",
+            flush=True,
+        )
         heads = asked.heads or [n for n in (n_heads // 2, n_heads // 4, 1) if n >= 1]
-        rows = itertools.product(heads, asked.methods, map(bool, asked.refit), range(asked.seeds))
-        for n, method, refit, seed in rows:
+        for seed, n, method, refit in itertools.product(asked.seeds, heads, asked.methods, map(bool, asked.refit)):
             if seed and not refit and method in ("mean", "first"):
                 continue  # nothing in them is drawn
-            began = time.perf_counter()
-            converted = regroup(teacher, n, *train, method=method, refit=refit, random_state=seed)
-            seconds = time.perf_counter() - began
-            for budget in sorted(set(budgets)):
+            missing = [budget for budget in sorted(set(budgets)) if (n, method, refit, budget, seed) not in rows.found]
+            if missing:
+                converted = regroup(teacher, n, *train, method=method, refit=refit, random_state=seed)
+            for budget in missing:
                 model = converted
                 if budget:
                     model = uptrain(converted, teacher, *train, tokens=budget, distillation=loss, random_state=seed)
-                figures = judge(model, asked.quality)
-                found[n, method, refit, budget].append(figures)
-                cells = [n, method, "yes" if refit else "no", budget, seed, *(f"{figure:.4f}" for figure in figures)]
-                print("| " + " | ".join(map(str, [*cells, f"{seconds:.1f}"])) + " |", flush=True)
-    print("\n| heads | method | refit | tokens | KL | loss | quality |\n|---|---|---|---|---|---|---|")
+                rows.add((n, method, refit, budget, seed), judge(model, asked.quality))
+    found = rows.by_seed()
+    print("\n| heads | method | refit | tokens | seeds | KL | loss | quality |\n|---|---|---|---|---|---|---|---|")
     for (n, method, refit, budget), figures in found.items():
-        cells = [
-            n,
-            method,
-            "yes" if refit else "no",
-            budget,
-            *(spread(column) for column in zip(*figures, strict=True)),
-        ]
+        cells = [n, method, "yes" if refit else "no", budget, len(figures), *map(spread, zip(*figures, strict=True))]
         print("| " + " | ".join(map(str, cells)) + " |")
-    print(
-        f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB, "
-        f"model {sum(w.numel() * w.element_size() for w in teacher.model_.parameters()) / 2**30:.3f} GiB"
-    )
     if asked.picture:
         draw(found, asked.picture)
     return 0
@@ -132,7 +152,7 @@ def spread(values: tuple[float, ...]) -> str:
     return f"{mean:.4f}" if len(values) == 1 else f"{mean:.4f} ± {statistics.stdev(values):.4f}"
 
 
-def draw(found: dict[tuple[Any, ...], list[tuple[float, float, float]]], path: Path) -> None:
+def draw(found: dict[tuple[int, str, bool, int], list[tuple[float, ...]]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     heads = list(dict.fromkeys(key[0] for key in found))
@@ -146,6 +166,7 @@ def draw(found: dict[tuple[Any, ...], list[tuple[float, float, float]]], path: P
                 for key, rows in found.items()
                 if key[:3] == (n, method, refit)
             }
+            points = dict(sorted(points.items()))
             panel.plot(list(points), list(points.values()), "o-" if refit else "o--", label=method + " + refit" * refit)
         panel.set(title=f"{n} key/value heads", xlabel="tokens of training", yscale="log")
         panel.locator_params(axis="x", nbins=4)

@@ -82,7 +82,7 @@ def test_bad_input_is_named(home: Path, tmp_path: Path) -> None:
         ),
         (failure(*fit, tmp_path / "none", "--out", tmp_path / "d"), 2, "none: No such file"),
         (failure("predict", model, "-", given=b"a\xff"), 2, "stdin: byte 2 is 0xff, which is not UTF-8"),
-        (failure("predict", model, "-", given=b"\n"), 2, "X[0]: the X is empty"),
+        (failure("predict", model, "-", given=b"\n"), 2, "X[0]: the text is empty"),
         (failure("predict", model, "-", given=b"%$ " * 99), 2, "tokens; at least 1 is needed and the model has 64"),
         (failure("predict", model, "-", "--beams", "4", given=prompt), 2, "needs beams=1, not beams=4"),
         (failure("predict", model, "-", "--set", "training.epochs=3", given=prompt), 2, "only settings of search"),

@@ -77,7 +77,7 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_texts_in_memory() -> None:
     assert documents(as_corpus(["a", "b"])) == ["a", "b"]
-    with pytest.raises(DataError, match=r"X\[1\]: the X is empty"):
+    with pytest.raises(DataError, match=r"X\[1\]: the text is empty"):
         as_corpus(["a", " "])
     with pytest.raises(DataError, match="X is one string"):
         as_corpus("a")

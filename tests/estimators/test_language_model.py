@@ -205,7 +205,7 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message:
 
 
 def test_prompts_that_cannot_be_continued_are_refused(fitted: LanguageModel) -> None:
-    with pytest.raises(DataError, match=r"X\[1\]: the X is empty"):
+    with pytest.raises(DataError, match=r"X\[1\]: the text is empty"):
         fitted.predict(["a", ""])
     with pytest.raises(DataError, match=r"X\[1\]: \d+ tokens; at least 1 is needed and the model has 64 positions"):
         fitted.predict(["ten", "%$ " * 70])

@@ -276,8 +276,8 @@ def test_a_fraction_is_held_out(fitted: Seq2Seq) -> None:
         ((X, Y[:-1]), {}, "X has 60 rows and y has 59; they must be equally many"),
         ((X[:1], Y[:1]), {}, "1 pair; at least 2 are needed, one to learn from and one to judge by"),
         (([], []), {}, "X is empty; at least one text is needed"),
-        ((X, [*Y[:-1], None]), {}, "y[59]: the y is missing"),
-        (([*X[:7], " ", *X[8:]], Y), {}, "X[7]: the X is empty"),
+        ((X, [*Y[:-1], None]), {}, "y[59]: the text is missing"),
+        (([*X[:7], " ", *X[8:]], Y), {}, "X[7]: the text is empty"),
         (("one", Y), {}, "X is one string; expected a list, array or column of strings"),
         ((X, Y), {"validation": (["one"], [])}, "validation[1] is empty; at least one text is needed"),
         (

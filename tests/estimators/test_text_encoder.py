@@ -23,6 +23,7 @@ from transfuse import (
     TrainingConfig,
     TruncatedWarning,
 )
+from transfuse.training.metrics_log import read_metrics
 
 DOCUMENTS = [
     f"The {a} cat sat on the {b} mat. It was {a} and {b}. Then the {b} dog came. Nobody saw the {a} bird."
@@ -56,11 +57,21 @@ def test_pre_training_learns_words_and_pairs(fitted: TextEncoder) -> None:
     assert len(first) == 4 and sum(probability for _, probability in second) <= 1
 
 
-def test_without_pairs_there_is_no_pooler() -> None:
-    model = make(masking=MaskingConfig(context=32, next_sentence=False), training=TRAINING.replace(max_steps=4)).fit(
-        DOCUMENTS
-    )
+def test_a_run_logs_losses_and_accuracies_of_both(tmp_path: Path) -> None:
+    model = make(training=TRAINING.replace(max_steps=8, validate_every=4), run_dir=tmp_path).fit(DOCUMENTS)
+    first, last = (record for record in read_metrics(tmp_path / "metrics.jsonl") if record["kind"] == "validation")
+    assert (first["step"], last["step"]) == (4, 8)
+    assert {name: last[name] for name in model.results_["held_out"]} == model.results_["held_out"]
+    assert last["score"] == -(last["word_loss"] + last["pair_loss"]) > first["score"]
+
+
+def test_without_pairs_there_is_no_pooler(tmp_path: Path) -> None:
+    short = TRAINING.replace(max_steps=4)
+    model = make(masking=MaskingConfig(context=32, next_sentence=False), training=short, run_dir=tmp_path)
+    model.fit(DOCUMENTS)
     assert model.results_["held_out"]["pair_accuracy"] is None
+    (record,) = (one for one in read_metrics(tmp_path / "metrics.jsonl") if one["kind"] == "validation")
+    assert record["score"] == -record["word_loss"] and "pair_loss" not in record
     model.transform(["cat"])
     with pytest.raises(ConfigError, match="no pooler"):
         model.set_params(pooling="cls").transform(["cat"])

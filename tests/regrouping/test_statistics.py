@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from transfuse.nn.attention import Attention
+from transfuse.nn.positions import Rotary
 from transfuse.regrouping.statistics import HeadStatistics
 
-HEADS, GROUPS, WIDTH = 6, 3, 5
+HEADS, GROUPS, WIDTH = 6, 3, 4
 D = HEADS * WIDTH
 
 
@@ -45,11 +46,27 @@ def looped(
     return moments / n, keys / n, means / n, values / n
 
 
-@pytest.mark.parametrize("cross", [False, True])
+def pairs(keys_HNN: Tensor) -> Tensor:
+    """E[k_a k_b*] of coordinates i and i + K / 2 as one complex number, (H, P, G, G)."""
+    P = WIDTH // 2
+    found = torch.zeros(HEADS, P, GROUPS, GROUPS, dtype=torch.complex128)
+    for p in range(P):
+        for a in range(GROUPS):
+            for b in range(GROUPS):
+                (ra, ia), (rb, ib) = ((g * WIDTH + p, g * WIDTH + p + P) for g in (a, b))
+                found[:, p, a, b] = torch.complex(
+                    keys_HNN[:, ra, rb] + keys_HNN[:, ia, ib], keys_HNN[:, ia, rb] - keys_HNN[:, ra, ib]
+                )
+    return found
+
+
+@pytest.mark.parametrize("kind", ["self", "cross", "rotary"])
 @torch.no_grad()
-def test_statistics_are_means_over_real_queries(cross: bool) -> None:
+def test_statistics_are_means_over_real_queries(kind: str) -> None:
     torch.manual_seed(0)
-    attention = Attention(D, HEADS, GROUPS, causal=not cross).eval()
+    cross = kind == "cross"
+    rotary = Rotary(WIDTH) if kind == "rotary" else None
+    attention = Attention(D, HEADS, GROUPS, causal=not cross, rotary=rotary).eval()
     x, memory = torch.randn(3, 7, D), torch.randn(3, 11, D) + 2 if cross else None
     real = torch.arange(7) < torch.tensor([[7], [4], [1]])
     keep = torch.arange(11) < torch.tensor([[11], [2], [5]]) if cross else None
@@ -65,7 +82,7 @@ def test_statistics_are_means_over_real_queries(cross: bool) -> None:
         )
     moments, keys, means, values = looped(attention, x, memory, keep, real)
     torch.testing.assert_close(statistics.queries_HKK, moments)
-    torch.testing.assert_close(statistics.keys_HNN, keys)
+    torch.testing.assert_close(statistics.keys_HPMM, keys[:, None] if rotary is None else pairs(keys))
     torch.testing.assert_close(statistics.value_means_HN, means)
     torch.testing.assert_close(statistics.values_HNN(centred=False), values)
     torch.testing.assert_close(statistics.values_HNN(centred=True), values - means[:, :, None] * means[:, None, :])

@@ -154,7 +154,7 @@ def as_texts(column: Iterable[Any], name: str, longest: int = MAX_CHARACTERS) ->
         raise DataError(f"{name} has {getattr(column, 'ndim', 0)} dimensions; expected one column of strings")
     texts = []
     for row, text in enumerate(column):
-        complaint = _complaint(name, text, longest)
+        complaint = _complaint("text", text, longest)
         if complaint is not None:
             raise DataError(f"{name}[{row}]: {complaint}")
         texts.append(str(text))

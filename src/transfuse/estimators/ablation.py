@@ -67,8 +67,7 @@ def ablate_next_sentence(
     twin.fit(corpus, resume=resume)
     both = (encoder, twin)
     scores = [
-        pretraining_scores(one.model_, MaskedDataset(held, one.tokenizer_, plain), encoder.training.batch_tokens)
-        for one in both
+        pretraining_scores(one.model_, MaskedDataset(held, one.tokenizer_, plain), encoder.training) for one in both
     ]
     found = [_next_found(one, held) for one in both]
     n = found[0][1]

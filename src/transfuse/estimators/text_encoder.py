@@ -30,9 +30,8 @@ from transfuse.nn.linear import packed
 from transfuse.pretrained.directory import load_model, save_model
 from transfuse.pretrained.hub import local_directory
 from transfuse.training.config import TrainingConfig
-from transfuse.training.loop import mean_loss
 from transfuse.training.pretraining import pretraining_loss, pretraining_scores, token_vectors
-from transfuse.training.run import pick_device
+from transfuse.training.run import Score, pick_device
 
 MODEL = BertConfig()
 MASKING = MaskingConfig()
@@ -140,11 +139,13 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
             "validation": held.fingerprint(),
         }
 
-        def score() -> float:
-            return -mean_loss(self.model_, held, pretraining_loss, self.training)
+        def score() -> Score:
+            found = pretraining_scores(self.model_, held, self.training)
+            figures = {name: value for name, value in asdict(found).items() if value is not None}
+            return {"score": -found.loss, **figures}
 
         self.results_ = self._train(folder, data, pretraining_loss, score, seed=seed, identity=identity, resume=resume)
-        found = pretraining_scores(self.model_, held, self.training.batch_tokens)
+        found = pretraining_scores(self.model_, held, self.training)
         self.results_ |= {"held_out_loss": found.word_loss, "held_out_rows": len(held), "held_out": asdict(found)}
 
     def transform(self, X: Iterable[str]) -> np.ndarray:

@@ -34,7 +34,7 @@ from transfuse.training.config import TrainingConfig
 from transfuse.training.lock import exclusive
 from transfuse.training.loop import Dataset, Loss
 from transfuse.training.progress import with_progress
-from transfuse.training.run import CHECKPOINTS, Run, pick_device
+from transfuse.training.run import CHECKPOINTS, Run, Score, pick_device
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class TrainedEstimator(ConfiguredEstimator):
         folder: Path,
         data: Dataset,
         loss: Loss,
-        score: Callable[[], float],
+        score: Callable[[], Score],
         *,
         seed: int,
         identity: dict[str, Any],

@@ -32,6 +32,12 @@ from transfuse.regrouping.sharing import Method, Shared, agreed, lost, own_probl
 from transfuse.regrouping.statistics import HeadStatistics
 
 METHODS: tuple[Method, ...] = ("aligned", "procrustes", "mean", "first", "random")
+AGREEING: tuple[Method, ...] = ("aligned", "procrustes")
+"""Methods that look at data for what heads can agree on."""
+
+STATISTICS_TOKENS = 10_000
+"""Calibration tokens that heads are aligned on; outputs are refitted on all, for they have more to fit."""
+
 RIDGE = 0.01
 """Of the mean diagonal of what is regressed on."""
 
@@ -72,7 +78,7 @@ def convert(
     if method not in METHODS:
         raise ConfigError(f"method={method!r} must be one of {', '.join(METHODS)}")
     converted = _with_heads(model, n_kv_heads)
-    needs_data = refit or method in ("aligned", "procrustes")
+    needs_data = refit or method in AGREEING
     n_positions = sum(batch.n_tokens for batch in calibration)
     if needs_data and n_positions < model.config.d_model:
         raise DataError(
@@ -85,11 +91,8 @@ def convert(
     with _evaluating(original):
         converted.eval()
         streams = [_stream(original, batch.to(original.output.weight.device)) for batch in calibration if needs_data]
-        for block, changed in zip(original.decoder.blocks, converted.decoder.blocks, strict=True):
-            assert isinstance(block, Block) and isinstance(changed, Block)
-            for name in ("attention", "cross_attention", "feed_forward"):
-                if getattr(block, name) is not None:
-                    _sublayer(block, changed, name, streams, method, refit, generator)
+        for block, changed, name in _up_to_the_last_changed(original.decoder.blocks, converted.decoder.blocks):
+            _sublayer(block, changed, name, streams, method, refit, generator)
     return converted.to(dtype)
 
 
@@ -121,6 +124,23 @@ def _with_heads(model: M, n_kv_heads: Counts) -> M:
     return converted
 
 
+def _up_to_the_last_changed(own: nn.ModuleList, new: nn.ModuleList) -> list[tuple[Block, Block, str]]:
+    """The sub-layers of both stacks in order, to the last whose heads change: nothing is learned from what follows."""
+    found: list[tuple[Block, Block, str]] = []
+    last = 0
+    for block, changed in zip(own, new, strict=True):
+        assert isinstance(block, Block) and isinstance(changed, Block)
+        for name in ("attention", "cross_attention", "feed_forward"):
+            if getattr(block, name) is not None:
+                found.append((block, changed, name))
+                last = len(found) if _changes(getattr(block, name), getattr(changed, name)) else last
+    return found[:last]
+
+
+def _changes(own: nn.Module, new: nn.Module) -> bool:
+    return isinstance(own, Attention) and own.n_kv_heads != new.n_kv_heads
+
+
 def _stream(model: DecoderModel | Seq2SeqModel, batch: Any) -> Stream:
     if isinstance(model, DecoderModel):
         x_BTD = model.embedding(batch.ids_BT, batch.positions_BT)
@@ -141,23 +161,30 @@ def _sublayer(
 ) -> None:
     """Convert one sub-layer if it is an attention that changes, and send all streams through it."""
     own, new = getattr(block, name), getattr(changed, name)
-    converts = isinstance(own, Attention) and own.n_kv_heads != new.n_kv_heads
+    converts = _changes(own, new)
     norms = getattr(block, f"{name}_norm"), getattr(changed, f"{name}_norm")
     memory = name == "cross_attention"
     entered = [block.entering(norms[0], stream.x_BTD) for stream in streams]
     if converts:
-        statistics = HeadStatistics(own)  # which pooling does not read
+        statistics = HeadStatistics(own)
         for stream, x_BTD in zip(streams, entered, strict=True):
+            if method not in AGREEING or statistics.n_queries >= STATISTICS_TOKENS:
+                break
             memory_BSD, keep = _attended(stream, memory)
             statistics.add(own, x_BTD, memory_BSD, keep=keep, real_BT=stream.real_BT)
         _fold(own, new, statistics, method, generator)
     for stream, x_BTD in zip(streams, entered, strict=True):
         stream.x_BTD = stream.x_BTD + _apply(own, x_BTD, stream, memory)
-    if converts and refit:
-        _refit(changed, norms[1], new, streams, memory)
-    for stream in streams:
-        added = _apply(new, changed.entering(norms[1], stream.converted_BTD), stream, memory)
-        stream.converted_BTD = changed.leaving(norms[1], stream.converted_BTD + added)
+    del entered
+    if converts:
+        found = [_heads(new, changed.entering(norms[1], stream.converted_BTD), stream, memory) for stream in streams]
+        if refit:
+            _refit(new, found, streams)
+        added = (new.out(heads_BTN) for heads_BTN in found)
+    else:
+        added = (_apply(new, changed.entering(norms[1], stream.converted_BTD), stream, memory) for stream in streams)
+    for stream, added_BTD in zip(streams, added, strict=True):
+        stream.converted_BTD = changed.leaving(norms[1], stream.converted_BTD + added_BTD)
         stream.x_BTD = block.leaving(norms[0], stream.x_BTD)
 
 
@@ -170,6 +197,11 @@ def _apply(sublayer: nn.Module, x_BTD: Tensor, stream: Stream, memory: bool) -> 
         return sublayer(x_BTD)
     memory_BSD, keep = _attended(stream, memory)
     return sublayer(x_BTD, memory_BSD, keep=keep)
+
+
+def _heads(attention: Attention, x_BTD: Tensor, stream: Stream, memory: bool) -> Tensor:
+    memory_BSD, keep = _attended(stream, memory)
+    return attention.heads(x_BTD, memory_BSD, keep=keep)
 
 
 def _fold(
@@ -219,14 +251,15 @@ def _shares(
     """The groups, and what each shares of keys and of values."""
     H, G, K = own.n_heads, own.n_kv_heads, own.d_head
     groups = neighbours(G, n_groups)
-    if method not in ("aligned", "procrustes"):
+    if method != "aligned" and method != "procrustes":
         shared = pooled("mean" if method == "mean" else "first", K, G // n_groups, H // n_groups)
         return groups, [shared] * n_groups, [shared] * n_groups
     owners = [h // (H // G) for h in range(H)]
     out_HKD = _Wide(own).out
-    of_keys = (own_problem if own.rotary is None else rotary_problem)(
-        statistics.queries_HKK, statistics.keys_HNN, owners
-    )
+    if own.rotary is None:
+        of_keys = own_problem(statistics.queries_HKK, statistics.keys_HPMM[:, 0], owners)
+    else:
+        of_keys = rotary_problem(statistics.queries_HKK, statistics.keys_HPMM, owners)
     of_values = own_problem(out_HKD @ out_HKD.mT, statistics.values_HNN(centred=own.out.bias is not None), owners)
     if method == "aligned":
         # in an order that the data decides, so that it does not matter in which order the heads came
@@ -286,15 +319,14 @@ def _with_bias(layer: nn.Linear) -> Tensor:
     return torch.cat([weight, bias.double().cpu()[:, None]], dim=1)
 
 
-def _refit(changed: Block, norm: nn.Module, attention: Attention, streams: Sequence[Stream], memory: bool) -> None:
-    """Change the output projection, and its bias, by what ridge regression finds is missing."""
+def _refit(attention: Attention, found: Sequence[Tensor], streams: Sequence[Stream]) -> None:
+    """Change the output projection, and its bias, by what ridge regression of the residual stream's difference on what
+    the heads `found` says is missing."""
     biased = attention.out.bias is not None
     N = attention.out.in_features + biased
     moment_NN = torch.zeros(N, N, dtype=torch.float64)
     missing_ND = torch.zeros(N, attention.out.out_features, dtype=torch.float64)
-    for stream in streams:
-        memory_BSD, keep = _attended(stream, memory)
-        heads_BTN = attention.heads(changed.entering(norm, stream.converted_BTD), memory_BSD, keep=keep)
+    for heads_BTN, stream in zip(found, streams, strict=True):
         heads, gap = heads_BTN[stream.real_BT], (stream.x_BTD - stream.converted_BTD)[stream.real_BT]
         gap = gap - attention.out(heads)
         if biased:

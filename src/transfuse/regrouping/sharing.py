@@ -83,17 +83,11 @@ def own_problem(inner_HKK: Tensor, covariance_HNN: Tensor, owners: Sequence[int]
     return Problem(inner_HKK[:, None], covariance_HNN[:, None], owners)
 
 
-def rotary_problem(inner_HKK: Tensor, covariance_HNN: Tensor, owners: Sequence[int]) -> Problem:
+def rotary_problem(inner_HKK: Tensor, covariance_HPNN: Tensor, owners: Sequence[int]) -> Problem:
     """Heads that only complex numbers, one for coordinates i and i + K / 2, may change: P = K / 2, W = 1."""
-    H, K = inner_HKK.shape[:2]
-    half = K // 2
-    n = covariance_HNN.shape[-1] // K
-    inner_HK = inner_HKK.diagonal(dim1=1, dim2=2)
-    inner_HPWW = (inner_HK[:, :half] + inner_HK[:, half:])[:, :, None, None].to(torch.complex128)
-    pairs = covariance_HNN.view(H, n, 2, half, n, 2, half).diagonal(dim1=3, dim2=6)  # (H, n, 2, n, 2, P)
-    real = pairs[:, :, 0, :, 0] + pairs[:, :, 1, :, 1]
-    imaginary = pairs[:, :, 1, :, 0] - pairs[:, :, 0, :, 1]
-    return Problem(inner_HPWW, torch.complex(real, imaginary).permute(0, 3, 1, 2).contiguous(), owners)
+    first_HP, second_HP = inner_HKK.diagonal(dim1=1, dim2=2).chunk(2, dim=1)
+    inner_HPWW = (first_HP + second_HP)[:, :, None, None].to(covariance_HPNN.dtype)
+    return Problem(inner_HPWW, covariance_HPNN, owners)
 
 
 def pooled(method: Literal["mean", "first"], d_head: int, n_heads: int, n_query_heads: int) -> Shared:

@@ -13,6 +13,8 @@ from transfuse.data.batches import IGNORED
 from transfuse.data.masking import MaskedBatch, MaskedDataset
 from transfuse.models.bert import BertModel
 from transfuse.nn.attention import BlockDiagonal
+from transfuse.training.config import TrainingConfig
+from transfuse.training.loop import autocast
 from transfuse.training.losses import linear_cross_entropy
 
 
@@ -45,25 +47,32 @@ class PretrainingScores:
     pair_loss: float | None
     pair_accuracy: float | None
 
+    @property
+    def loss(self) -> float:
+        """What training minimises: both losses."""
+        return self.word_loss + (self.pair_loss or 0.0)
+
 
 @torch.no_grad()
-def pretraining_scores(model: BertModel, data: MaskedDataset, budget: int) -> PretrainingScores:
+def pretraining_scores(model: BertModel, data: MaskedDataset, config: TrainingConfig) -> PretrainingScores:
     """Both losses and accuracies over all of `data`, in evaluation mode."""
     model.eval()
     assert model.words is not None
     sums, n_words, n_pairs = torch.zeros(4, dtype=torch.float64), 0, 0
     device = next(model.parameters()).device
-    for rows in data.in_order(budget):
+    for rows in data.in_order(config.batch_tokens):
         batch = data.batch(rows).to(device)
-        x_ND = token_vectors(model, batch.sequences)
-        logits_MV = model.words(x_ND[batch.hidden_M])
-        sums[0] += F.cross_entropy(logits_MV, batch.labels_M, reduction="sum").item()
+        with autocast(device, config):
+            x_ND = token_vectors(model, batch.sequences)
+            logits_MV = model.words(x_ND[batch.hidden_M])
+        sums[0] += F.cross_entropy(logits_MV.float(), batch.labels_M, reduction="sum").item()
         sums[1] += (logits_MV.argmax(-1) == batch.labels_M).sum().item()
         n_words += batch.n_tokens
         labelled = batch.next_B != IGNORED
         if labelled.any():
-            logits_B2 = _pair_logits(model, x_ND, batch)[labelled]
-            sums[2] += F.cross_entropy(logits_B2, batch.next_B[labelled], reduction="sum").item()
+            with autocast(device, config):
+                logits_B2 = _pair_logits(model, x_ND, batch)[labelled]
+            sums[2] += F.cross_entropy(logits_B2.float(), batch.next_B[labelled], reduction="sum").item()
             sums[3] += (logits_B2.argmax(-1) == batch.next_B[labelled]).sum().item()
             n_pairs += int(labelled.sum())
     word_loss, word_accuracy = (sums[:2] / n_words).tolist()

@@ -33,6 +33,10 @@ FINGERPRINTS = {"data", "validation"}
 """Parts of a run's identity whose values say nothing to a reader."""
 
 
+Score = float | dict[str, float]
+"""What a validation finds: a number, higher is better, or such a "score" with other figures."""
+
+
 @dataclass
 class RunState:
     """Everything of a run that is neither weights nor optimiser, as saved in a checkpoint's state.json.
@@ -72,8 +76,9 @@ class RunState:
 class Run:
     """Train `model` in place under `folder`; iterate over `steps()`, then call `finish()`.
 
-    `score` judges the model as it stands on held-out data, higher is better. `identity` is any JSON object that must be
-    the same when the run is resumed: settings, data fingerprint, seed.
+    `score` judges the model as it stands on held-out data, higher is better; it gives a number, or one called "score"
+    among other figures, which are logged beside it. `identity` is any JSON object that must be the same when the run is
+    resumed: settings, data fingerprint, seed.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class Run:
         *,
         folder: Path,
         seed: int,
-        score: Callable[[], float],
+        score: Callable[[], Score],
         identity: dict[str, Any] | None = None,
     ) -> None:
         self.model, self.data, self.loss, self.config = model, data, loss, config
@@ -195,13 +200,15 @@ class Run:
         own = {name: weight.clone() for name, weight in own_weights(self.model).items()}
         earlier = [*self.state.validated, step][-self.config.average : -1]
         set_weights(self.model, self.checkpoints.mean_weights(earlier, own))
-        score = self.score()
+        found = self.score()
+        figures = found if isinstance(found, dict) else {"score": found}
+        score = figures["score"]
         set_weights(self.model, own)
         if not math.isfinite(score):
             raise TrainingDiverged(step, "the held-out score", score)
         self.state.validated.append(step)
         self.state.scores.append(score)
-        log.write(kind="validation", step=step, score=score, elapsed=round(self.state.seconds, 3))
+        log.write(kind="validation", step=step, **figures, elapsed=round(self.state.seconds, 3))
         self._save()
 
     def _save(self) -> None:

@@ -1,0 +1,123 @@
+"""Pre-training on WikiText-2, and what it is worth for SST-2: the same encoder fine-tuned and trained from nothing.
+
+    python benchmarks/pretraining.py TEXT SST2 OUT [--steps N] [--seeds N] [--precision bfloat16]
+
+TEXT is WikiText-2's train.txt.xz, SST2 a folder with {train,dev,test}.tsv. A BERT of 4 layers × 256 learns hidden words
+and next sentences of the articles (OUT/run, taken up where it stopped; OUT/encoder is the result), whose held-out
+losses and accuracies are printed as they went and drawn to OUT/pretraining.png. Then SST-2's training sentences: from
+that encoder and from nothing with the same sizes, each side at the learning rate whose dev accuracy with seed 0 is
+best; test accuracy of every seed, and the gain. Exits 1 where there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import lzma
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from transfuse import BertConfig, MaskingConfig, TextClassifier, TextEncoder, TrainingConfig, read_columns
+from transfuse.training.metrics_log import read_metrics
+
+MODEL = BertConfig(vocab_size=8000, d_model=256, n_layers=4, n_heads=4, max_positions=128)
+EPOCHS = 4
+RATES = (1e-4, 3e-4, 1e-3)
+ARTICLE = re.compile(r"\n(?= = [^=\n]+ = \n)")
+
+
+def pretrained(text: Path, out: Path, steps: int, precision: Any) -> TextEncoder:
+    """The encoder in OUT, trained first where there is none."""
+    if (out / "encoder").exists():
+        return TextEncoder.load(out / "encoder")
+    found = ARTICLE.split(lzma.decompress(text.read_bytes()).decode())
+    articles = [article for article in found if article.strip()]
+    training = TrainingConfig(
+        max_steps=steps, epochs=100, batch_tokens=2048, learning_rate=1e-3, schedule="cosine", warmup_steps=steps // 10,
+        label_smoothing=0.0, average=1, keep=1, validate_every=steps // 20, precision=precision,
+    )  # fmt: skip
+    encoder = TextEncoder(
+        model=MODEL,
+        masking=MaskingConfig(context=MODEL.max_positions),
+        training=training,
+        validation_fraction=0.02,
+        run_dir=out / "run",
+        verbose=True,
+    )
+    encoder.fit(articles, resume=(out / "run" / "checkpoints").exists())
+    encoder.save(out / "encoder")
+    return encoder
+
+
+def show(records: list[dict[str, Any]], path: Path) -> None:
+    """Held-out figures of a run as a table and a picture."""
+    from matplotlib.figure import Figure
+
+    held = [record for record in records if record["kind"] == "validation"]
+    names = ("word_loss", "word_accuracy", "pair_loss", "pair_accuracy")
+    print("| step | minutes | " + " | ".join(name.replace("_", " ") for name in names) + " |")
+    print("|---" * (2 + len(names)) + "|")
+    for one in held:
+        cells = [f"{one['step']:,}", f"{one['elapsed'] / 60:.1f}", *(f"{one[name]:.3f}" for name in names)]
+        print("| " + " | ".join(cells) + " |")
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    steps = [one["step"] for one in held]
+    for panel, ending in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for kind, label in (("word", "hidden words"), ("pair", "next sentence")):
+            panel.plot(steps, [one[f"{kind}_{ending}"] for one in held], "o-", markersize=3, label=label)
+        panel.set(xlabel="step", ylabel=f"held-out {ending}" + ", nats" * (ending == "loss"), ylim=(0, None))
+    figure.axes[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def accuracy(model: TextClassifier, rows: tuple[list[str], list[str]]) -> float:
+    return 100 * float(np.mean(model.predict(rows[0]) == np.asarray(rows[1])))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("text", type=Path)
+    parser.add_argument("sst2", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    asked = parser.parse_args()
+    encoder = pretrained(asked.text, asked.out, asked.steps, asked.precision)
+    print(f"{sum(weight.numel() for weight in encoder.model_.parameters()):,} parameters")
+    show(read_metrics(asked.out / "run" / "metrics.jsonl"), asked.out / "pretraining.png")
+    parts = {}
+    for name in ("train", "dev", "test"):
+        columns, _ = read_columns(asked.sst2 / f"{name}.tsv", ["sentence", "label"])
+        parts[name] = (columns[0], columns[1])
+
+    def trained(start: TextEncoder | None, rate: float, seed: int) -> TextClassifier:
+        training = TrainingConfig(
+            epochs=EPOCHS, batch_tokens=1024, learning_rate=rate, schedule="cosine", warmup_steps=50,
+            label_smoothing=0.0, average=1, validate_every=170, precision=asked.precision,
+        )  # fmt: skip
+        classifier = TextClassifier(encoder=start, model=MODEL, training=training, random_state=seed)
+        return classifier.fit(*parts["train"], validation=parts["dev"])
+
+    found: dict[str, list[float]] = {}
+    for name, start in (("pre-trained", encoder), ("from nothing", None)):
+        tried = {rate: trained(start, rate, 0) for rate in RATES}
+        on_dev = {rate: accuracy(model, parts["dev"]) for rate, model in tried.items()}
+        best = max(on_dev, key=lambda rate: on_dev[rate])
+        print(f"{name}: dev accuracy by learning rate {on_dev}", flush=True)
+        found[name] = [accuracy(tried[best], parts["test"])]
+        for seed in range(1, asked.seeds):
+            found[name].append(accuracy(trained(start, best, seed), parts["test"]))
+        spread = statistics.stdev(found[name]) if asked.seeds > 1 else float("nan")
+        print(f"{name}: test {found[name]}, {statistics.mean(found[name]):.2f} ± {spread:.2f}", flush=True)
+    gain = statistics.mean(found["pre-trained"]) - statistics.mean(found["from nothing"])
+    print(f"pre-training gains {gain:+.2f} points")
+    return int(gain <= 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
