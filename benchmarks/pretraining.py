@@ -42,7 +42,7 @@ def pretrained(text: Path, out: Path, steps: int, precision: Any) -> TextEncoder
     )  # fmt: skip
     encoder = TextEncoder(
         model=MODEL,
-        masking=MaskingConfig(context=MODEL.max_positions),
+        masking=MaskingConfig(context=MODEL.max_positions, share=0.3),
         training=training,
         validation_fraction=0.02,
         run_dir=out / "run",

@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 from transfuse.data.batches import IGNORED
 from transfuse.data.masking import IS_NEXT, MaskedDataset, MaskingConfig, sentences
@@ -79,6 +80,41 @@ def test_pairs_follow_half_of_the_time_where_they_can(vocabulary: WordPiece) -> 
             lengths[label].append(int(segments.sum()))
     means = [np.mean(lengths[label]) for label in (0, 1)]
     assert abs(means[0] - means[1]) < 4 * np.std(lengths[0]) / math.sqrt(min(map(len, lengths.values())))
+
+
+def test_lengths_say_nothing_of_what_follows(vocabulary: WordPiece) -> None:
+    data = MaskedDataset(documents(1500), vocabulary, MaskingConfig(context=48))
+    end = vocabulary.encode_plain(["."])[0][0]
+    lengths, labels, fits = [], [], []
+    for epoch in range(2):
+        for row in range(len(data)):
+            ids, segments, label = data._sequence(epoch, row)
+            if label != IGNORED:
+                first, second = ids[segments == 0][1:-1], ids[segments == 1][:-1]
+                opening = int(np.flatnonzero(second == end)[0]) + 1 if end in second else len(second)
+                lengths.append([len(first), len(second), opening, first[-1] == end])
+                labels.append(label)
+                fits.append(len(first) + opening <= data._room)
+    assert len(labels) > 8000 and not any(fits)  # or the second would have stood in the first
+    learned, judged = np.split(np.array(lengths), 2), np.split(np.array(labels), 2)
+    guesses = HistGradientBoostingClassifier(random_state=0).fit(learned[0], judged[0]).predict(learned[1])
+    assert within(int((guesses == judged[1]).sum()), len(guesses), 0.5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_few_stretches_have_no_wrong_labels(vocabulary: WordPiece, n: int) -> None:
+    sentence = "unbelievable stars rise over waters brightly falling."  # more than half a row, so a stretch each
+    data = MaskedDataset([[sentence, sentence.replace("stars", "moon"), sentence.replace("rise", "hills"),
+                           sentence.replace("over", "sun")][:n]], vocabulary, MaskingConfig(context=48))  # fmt: skip
+    assert len(data) >= n
+    seen = set()
+    for row in range(len(data)):
+        for epoch in range(50):
+            ids, segments, label = data._sequence(epoch, row)
+            follows = row + 1 < len(data) and np.array_equal(ids[segments == 1][:-1], data._stretches[row + 1][1])
+            assert label == IGNORED or follows == (label == IS_NEXT)
+            seen.add(label)
+    assert IGNORED in seen  # what nothing follows
 
 
 def test_rows_are_a_function_of_seed_epoch_and_row(vocabulary: WordPiece) -> None:

@@ -27,6 +27,9 @@ SENTENCE_END = re.compile(r"(?<=[.!?。！？…])\s+|(?<=[。！？])|\n+")
 IS_NEXT, IS_RANDOM = 0, 1
 """Labels of a pair, as `transformers` has them."""
 
+NEAREST = 8
+"""Stretches of nearly the same length that a second one is drawn behind, where there are not as many of exactly it."""
+
 HELD_EPOCH = 2**31
 """The epoch whose draws serve for scoring."""
 
@@ -77,7 +80,8 @@ def sentences(document: str) -> list[str]:
 
 
 class MaskedDataset:
-    """Rows of at most `config.context` tokens out of documents, each a list of sentences."""
+    """Rows of at most `config.context` tokens out of documents, each a list of sentences. `name` stands for them in
+    errors."""
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class MaskedDataset:
         config: MaskingConfig,
         *,
         seed: int = 0,
+        name: str = "the text",
     ) -> None:
         encoded = ([np.asarray(ids, np.int32) for ids in vocabulary.encode_plain(parts) if ids] for parts in documents)
         self.documents = [sentence_ids for sentence_ids in encoded if sentence_ids]
@@ -96,11 +101,16 @@ class MaskedDataset:
         self.continues = np.array([vocabulary.token(i).startswith("##") for i in range(len(vocabulary))])
         self._stretches = list(self._cut())
         if len(self._stretches) < 2:
-            raise DataError(f"{len(self._stretches)} stretches of {self._room} tokens; at least 2 are needed")
-        # drawn from those that do follow something, or a beginning would give away that it was drawn
-        numbers = np.array([document for document, _ in self._stretches])
-        following = 1 + np.flatnonzero(numbers[1:] == numbers[:-1])
-        self._seconds = following if len(following) > 1 else np.arange(len(self))
+            raise DataError(
+                f"{name} makes {len(self._stretches)} stretches of {self._room} tokens; at least 2 are needed"
+            )
+        # A stretch ends where the next sentence no longer fits, so its length tells what may follow. Drawn seconds are
+        # therefore what follows another stretch of that length, which ended in the middle of a sentence or did not.
+        numbers = np.array([document for document, _, _ in self._stretches])
+        firsts = np.flatnonzero(numbers[1:] == numbers[:-1])
+        lengths = np.array([2 * len(ids) + goes_on for _, ids, goes_on in self._stretches])
+        self._firsts = firsts[np.argsort(lengths[firsts], kind="stable")]
+        self._first_lengths = lengths[self._firsts]
 
     def __len__(self) -> int:
         return len(self._stretches)
@@ -144,8 +154,9 @@ class MaskedDataset:
             packed, torch.from_numpy(hidden), torch.from_numpy(labels), torch.tensor(following, dtype=torch.long)
         )
 
-    def _cut(self) -> Iterator[tuple[int, np.ndarray]]:
-        """(document, ids) of stretches: whole sentences as long as they fit, longer ones cut."""
+    def _cut(self) -> Iterator[tuple[int, np.ndarray, bool]]:
+        """(document, ids, whether the last sentence goes on) of stretches: whole sentences as long as they fit, longer
+        ones cut."""
         for number, document in enumerate(self.documents):
             held: list[np.ndarray] = []
             size = 0
@@ -153,29 +164,48 @@ class MaskedDataset:
                 for first in range(0, len(ids), self._room):
                     part = ids[first : first + self._room]
                     if size + len(part) > self._room:
-                        yield number, np.concatenate(held)
+                        yield number, np.concatenate(held), first > 0
                         held, size = [], 0
                     held.append(part)
                     size += len(part)
-            yield number, np.concatenate(held)
+            yield number, np.concatenate(held), False
 
     def _sequence(self, epoch: int, row: int) -> tuple[np.ndarray, np.ndarray, int]:
         """Ids, segments, and whether the second stretch follows the first."""
-        document, ids = self._stretches[row]
+        document, ids, _ = self._stretches[row]
         if not self.config.next_sentence:
             whole = np.concatenate([[self.first], ids, [self.last]])
             return whole, np.zeros_like(whole), IS_NEXT
         draw = np.random.default_rng([self.seed, epoch, row, 2])
         can_follow = row + 1 < len(self) and self._stretches[row + 1][0] == document
+        another = self._behind_another(row, draw)
         follows = can_follow and draw.random() < 0.5
-        second = row + 1 if follows else int(draw.choice(self._seconds))
-        while not follows and second in (row, row + 1) and len(self._seconds) > 2:
-            second = int(draw.choice(self._seconds))
+        second = row + 1 if follows else another if another is not None else (row + 1) % len(self)
         other = self._stretches[second][1]
         whole = np.concatenate([[self.first], ids, [self.last], other, [self.last]])
         segments = (np.arange(len(whole)) > len(ids) + 1).astype(np.int64)
-        # a stretch that nothing follows is the end of a document, often short: its label would tell by that
-        return whole, segments, IS_NEXT if follows else IS_RANDOM if can_follow else IGNORED
+        if not can_follow or another is None:
+            # what nothing follows is the end of a document, often short: its label would tell by that
+            return whole, segments, IGNORED
+        return whole, segments, IS_NEXT if follows else IS_RANDOM
+
+    def _behind_another(self, row: int, draw: np.random.Generator) -> int | None:
+        """A stretch that follows another one as long as `row`; None where there is none but it and its own."""
+        _, ids, goes_on = self._stretches[row]
+        length = 2 * len(ids) + goes_on
+        first, last = np.searchsorted(self._first_lengths, [length, length + 1])
+        if last - first <= NEAREST:  # and shorter ones, what follows which would not have fitted here either
+            first = max(0, last - NEAREST - 1)
+            last = min(len(self._firsts), max(last, first + NEAREST + 1))
+        near = self._firsts[first:last]
+        if last - first <= 2:  # it and the one before, perhaps
+            near = near[(near != row) & (near + 1 != row)]
+            if not len(near):
+                return None
+        while True:
+            found = int(draw.choice(near))
+            if found not in (row, row - 1):
+                return found + 1
 
     def _masked(self, epoch: int, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
         """Ids with words hidden, segments, the places of hidden words, what they were, and the pair's label."""

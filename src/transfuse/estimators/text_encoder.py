@@ -131,7 +131,8 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         head = "pretraining" if self.masking.next_sentence else "words"
         config = self.model.replace(vocab_size=len(self.tokenizer_), head=head, pad_id=0)
         self.model_ = BertModel(config).initialise(seed).to(pick_device(self.device))
-        data, held = (MaskedDataset(part, self.tokenizer_, self.masking, seed=seed) for part in (learned, judged))
+        data = MaskedDataset(learned, self.tokenizer_, self.masking, seed=seed)
+        held = MaskedDataset(judged, self.tokenizer_, self.masking, seed=seed, name="the held-out share")
         identity = {
             "model": self.model.to_dict(),
             "masking": self.masking.to_dict(),
