@@ -124,3 +124,61 @@ def test_what_next_sentence_bought(home: Path) -> None:
     assert "hidden words guessed: " in messages and "with next-sentence prediction" in messages
     code, last = failure(*words, "--ablate-nsp", "--set", "masking.next_sentence=false", "--out", home / "never")
     assert code == 2 and "nothing to take away" in last
+
+
+@pytest.mark.parametrize("rows", ["rare", "one-second", "two-seconds"])
+def test_seeds_of_awkward_rows(home: Path, rows: str) -> None:
+    table = {
+        "rare": "a\tx\tc\n" + "a b\tx y\ta\nb c\tz\tb\n" * 8,
+        "one-second": "a b\tx\ta\nb c\tx\tb\n" * 8,
+        "two-seconds": "a b\tx\ta\nb c\ty\tb\n" * 8,
+    }[rows]
+    (home / f"{rows}.tsv").write_text("one\ttwo\tlabel\n" + table)
+    words = ["fit", "classify", home / f"{rows}.tsv", "--source", "one", "--second", "two", "--target", "label", *SMALL]
+    _, messages = done(*words, "--seeds", "2", "--out", home / rows)
+    assert "2 seeds: accuracy" in messages
+
+
+def test_seeds_of_one_context(home: Path) -> None:
+    squad = json.loads((home / "squad.json").read_text())
+    squad["data"][0]["paragraphs"] = squad["data"][0]["paragraphs"][:1]
+    (home / "one.json").write_text(json.dumps(squad))
+    _, messages = done(
+        "fit", "answer", home / "one.json", *SMALL, *WINDOW, "--seeds", "2", "--out", home / "one-context"
+    )
+    assert "2 seeds:" in messages
+
+
+def test_a_number_that_is_none_is_named_by_file_and_line(home: Path) -> None:
+    (home / "numbers.tsv").write_text("a\t1\nb\t2\n" * 4 + "c\tnan\n")
+    (home / "judged.csv").write_text('"d\nd",3\ne,x\n')
+    words = ["fit", "classify", home / "numbers.tsv", "--number", *SMALL]
+    code, last = failure(*words, "--out", home / "never")
+    assert code == 2 and f"{home / 'numbers.tsv'}:9: 'nan' is not a finite number" in last
+    _, messages = done(*words, "--skip-bad-rows", "--out", home / "numbers")
+    assert "1 unusable rows left out, 8 kept" in messages
+    code, last = failure("evaluate", home / "numbers", home / "judged.csv")
+    assert code == 2 and f"{home / 'judged.csv'}:3: 'x' is not a number" in last
+
+
+def test_long_documents_are_tagged(home: Path) -> None:
+    done("fit", "tag", home / "tags.txt", *SMALL, "--out", home / "long-tagger")
+    (home / "long.txt").write_text("Anna left Rome . " * 6000)
+    output, _ = done("predict", home / "long-tagger", home / "long.txt", "--json")
+    assert len(json.loads(output)["source"]) > 100_000
+    (home / "too-long.txt").write_text("a" * 10_000_001)
+    code, last = failure("predict", home / "long-tagger", home / "too-long.txt")
+    assert code == 2 and "at most 10,000,000 are allowed" in last
+
+
+def test_an_encoder_goes_on_from_another(home: Path) -> None:
+    text = "The sun is up. The moon is not. " * 4
+    (home / "stories.jsonl").write_text(json.dumps({"text": text}) * 1 + "\n" + json.dumps({"text": text}) + "\n")
+    words = ["fit", "encode", home / "stories.jsonl", "--context", "16", *[w for s in STEPS for w in ("--set", s)]]
+    done(*words, *[w for s in SIZES for w in ("--set", s)], "--out", home / "first")
+    _, messages = done(*words, "--from", home / "first", "--seeds", "2", "--out", home / "second")
+    assert "2 seeds: held-out loss of hidden words" in messages
+    one, other = (json.loads((home / name / "tokenizer.json").read_text()) for name in ("first", "second"))
+    assert one == other
+    code, last = failure(*words, "--from", home / "first", "--set", "model.d_model=8", "--out", home / "never")
+    assert code == 2 and "has its own, which training keeps" in last

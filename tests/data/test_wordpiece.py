@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,30 @@ def test_a_vocabulary_needs_more_than_special_tokens() -> None:
 def test_the_same_text_gives_the_same_vocabulary() -> None:
     several = [WordPiece.train(TEXTS * 5, 150, WordPieceConfig()).to_json() for _ in range(4)]
     assert len(set(several)) == 1
+
+
+def test_a_vocabulary_has_at_most_its_size() -> None:
+    hangul = [chr(0xAC00 + i) + chr(0xAC00 + (7 * i) % 900) + "." for i in range(900)]
+    for texts, size in ((hangul, 300), (TEXTS, 40), (TEXTS, 6)):
+        found = WordPiece.train([*texts, *["쐉쐉"] * 5], size, WordPieceConfig())
+        assert size - 1 <= len(found) <= size
+        assert found.to_json() == WordPiece.train([*texts, *["쐉쐉"] * 5], size, WordPieceConfig()).to_json()
+    assert len(WordPiece.train(hangul, 5000, WordPieceConfig())) > 1800
+
+
+@pytest.mark.parametrize("says", [{}, {"do_lower_case": False}, {"do_lower_case": True, "strip_accents": False}])
+def test_older_directories_have_a_list_of_pieces(pieces: WordPiece, says: dict, tmp_path: Path) -> None:
+    from transformers import BertTokenizer
+
+    vocabulary = sorted(pieces.backend.get_vocab().items(), key=lambda item: item[1])
+    (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in vocabulary), encoding="utf-8")
+    if says:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(says))
+    found = WordPiece.load(tmp_path / "tokenizer.json")
+    theirs = BertTokenizer(str(tmp_path / "vocab.txt"), **says)
+    for text in TEXTS:
+        if "[MASK]" not in text:
+            assert found.encode([text])[0].ids == theirs(text)["input_ids"], text
+    (tmp_path / "vocab.txt").write_text("a\nb\n")
+    with pytest.raises(ModelDirectoryError, match=r"vocab\.txt: no \[PAD\], \[UNK\]"):
+        WordPiece.load(tmp_path / "tokenizer.json")

@@ -16,6 +16,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 import transfuse
 from transfuse import AnsweringConfig, BertConfig, ConfigError, DataError, QuestionAnswerer, TrainingConfig
 from transfuse.data.labelled import LabelledDataset
+from transfuse.estimators.question_answerer import _Questions
 
 TINY = BertConfig(
     vocab_size=200, d_model=32, n_layers=1, n_heads=4, max_positions=64, dropout=0.0, attention_dropout=0.0
@@ -155,12 +156,34 @@ def test_the_contract(fitted: QuestionAnswerer) -> None:
 def test_characters_without_pieces_do_not_hide_an_answer(fitted: QuestionAnswerer) -> None:
     rows = [("What?", "the cafe\u0301 now"), ("What?", "the \u200eRome\u200f now")]
     answers = [[("cafe\u0301", 4)], [("\u200eRome\u200f", 4)]]
-    data = fitted._dataset(rows, answers)
+    data = fitted._dataset(_Questions(rows, answers, "y", [0, 1]))
     for (first, last), pieces, answer in zip(data.targets, data.pieces, ("cafe", "Rome"), strict=True):
         context = rows[0][1] if answer == "cafe" else rows[1][1]
         assert context[pieces.offsets[first][0] : pieces.offsets[last][1]].strip("\u200e\u200f\u0301") == answer
-    with pytest.warns(UserWarning, match="1 answers are longer than any window shows"):
-        fitted._dataset([("What?", "now lives " * 60)], [[("now lives " * 59 + "now", 0)]])
+    long = [("now lives " * 59 + "now", 0)]
+    with pytest.warns(UserWarning, match=r"1 answers are longer than any window shows .* is validation\[1\]\[7\]"):
+        fitted._dataset(_Questions([("What?", "now lives " * 60)], [long], "validation[1]", [7]))
+
+
+def test_an_answer_without_pieces_is_left_out_and_named() -> None:
+    rows, answers = [*X, ("What?", "lives \u200b now")], [*Y, [("\u200b", 6)]]
+    for seed in range(3):
+        with pytest.warns(UserWarning, match=rf"1 answers have no piece .* \(the first is y\[{len(X)}\]"):
+            make(training=SHORT, random_state=seed).fit(rows, answers)
+    with pytest.raises(DataError, match=r"y\[\d\] and all others: no answer has a piece"):
+        make(training=SHORT).fit([("What?", "a \u200b"), ("What?", "b \u200b")], [[("\u200b", 2)]] * 2)
+
+
+def test_anyones_model_of_few_positions(fitted: QuestionAnswerer, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    (tmp_path / "transfuse.json").unlink()
+    model = QuestionAnswerer.load(tmp_path)
+    assert model.answering.window == 64 and not model.unanswerable_
+    assert len(model.predict([("Who lives in Rome?", "Anna lives in Rome now. " * 40)])) == 1
+    with pytest.warns(UserWarning, match="1 of 1 questions have more than 16 pieces and are cut"):
+        model.predict([("Who " * 30, "Anna lives in Rome now.")])
+    with pytest.raises(ConfigError, match="n=-1 must be at least 1"):
+        model.predict_n_best(X[:1], -1)
 
 
 def test_whole_contexts_are_held_out() -> None:

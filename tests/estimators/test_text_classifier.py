@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
@@ -24,6 +25,7 @@ from transfuse import (
     TextRegressor,
     TrainingConfig,
 )
+from transfuse.estimators.fine_tuned import divided
 
 TINY = BertConfig(
     vocab_size=120, d_model=24, n_layers=1, n_heads=2, max_positions=32, dropout=0.0, attention_dropout=0.0
@@ -202,7 +204,7 @@ def test_what_cannot_be_learned(fitted: TextClassifier, tmp_path: Path) -> None:
         make().fit(TEXTS, ["animal"] * len(TEXTS))
     with pytest.raises(DataError, match="X has 36 rows and y has 35"):
         make().fit(TEXTS, CLASSES[:-1])
-    with pytest.raises(DataError, match=r"validation\[1\] has 'stone'"):
+    with pytest.raises(DataError, match=r"validation\[1\]\[0\] is 'stone'"):
         make().fit(TEXTS, CLASSES, validation=(["a stone"], ["stone"]))
     with pytest.raises(DataError, match=r"X\[1\]: 3 texts; a row is one text or a pair"):
         make().fit([("a", "b"), ("a", "b", "c")], [0, 1])
@@ -214,6 +216,9 @@ def test_what_cannot_be_learned(fitted: TextClassifier, tmp_path: Path) -> None:
         (["a"] * 35 + [None], r"y\[35\] is missing"),
         ([0.5, 1.5] * 18, "does not hold classes"),
         ([[0, 1], [1]] * 18, "as many labels in every row"),
+        (pd.Series([True] * 30 + [False] * 5 + [pd.NA], dtype="boolean"), r"y\[35\] is missing"),
+        ([1, "b"] * 18, r"y\[1\] is 'b' and y\[0\] 1; classes are all text or all numbers"),
+        ([b"a", b"b"] * 18, r"y\[0\] is b'a'"),
     ):
         with pytest.raises(DataError, match=message):
             make().fit(TEXTS, y)
@@ -224,7 +229,82 @@ def test_what_cannot_be_learned(fitted: TextClassifier, tmp_path: Path) -> None:
         TextRegressor(model=TINY, training=TRAINING).fit(TEXTS, numbers, validation=(TEXTS[:2], [1.0, 2.0]))
     with pytest.raises(DataError, match="zeros and ones"):
         make().fit(TEXTS[:2], [[0, 2], [1, 0]])
+    for weight in (-1.0, float("nan")):
+        with pytest.raises(ConfigError, match="class_weight of 'plant' is"):
+            make(class_weight={"animal": 1.0, "plant": weight}).fit(TEXTS, CLASSES)
+    with pytest.raises(ConfigError, match="n_segments=1: this model reads one text a row"):
+        make(model=TINY.replace(n_segments=1)).fit([(text, text) for text in TEXTS], CLASSES)
     with pytest.raises(ConfigError, match="tokenizer="):
         make(tokenizer=3).fit(TEXTS, CLASSES)
     with pytest.raises(ModelDirectoryError, match="no such directory"):
         make(encoder=tmp_path / "nothing").fit(TEXTS, CLASSES)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_class_of_one_row_is_learned_from(seed: int) -> None:
+    classes = np.array(["a"] * 20 + ["b"] * 19 + ["c"])
+    kept, aside = divided(40, 0.2, seed, classes=classes)
+    assert len(aside) == 8 and 39 in kept and sorted([*kept, *aside]) == list(range(40))
+    assert abs((classes[aside] == "a").sum() - 4) <= 1
+    # of more classes than rows to judge by, none is judged alone where others are there to judge by
+    many = np.repeat(np.arange(12), 2)
+    kept, aside = divided(24, 0.25, seed, classes=many)
+    assert set(many[kept]) == set(range(12)) and len(aside) >= 1
+    # every row a class of its own: what is held out cannot be learned
+    kept, aside = divided(5, 0.2, seed, classes=np.arange(5))
+    assert (len(kept), len(aside)) == (4, 1)
+    labels = [{"x"}, {"x"}, {"x", "y"}, {"x"}, {"x"}, {"x"}]
+    assert all(2 in divided(6, 0.5, one, labels=labels)[0] for one in range(seed, 40, 4))
+
+
+def test_settings_of_a_training_that_is_not_given_are_of_what_it_stands_for() -> None:
+    scratch = TextClassifier().set_params(training__learning_rate=2e-3).training
+    assert scratch is not None and scratch.epochs == TextClassifier().default_training.epochs
+    started = TextClassifier().set_params(training__epochs=7, encoder="a-directory").training
+    assert started == TextClassifier(encoder="a-directory").default_training.replace(epochs=7)
+    grid = {"training__max_steps": [1, 2]}
+    search = GridSearchCV(TextClassifier(model=TINY), grid, cv=2).fit(TEXTS, CLASSES)
+    assert search.best_estimator_.training.learning_rate == TextClassifier().default_training.learning_rate
+    with pytest.raises(ValueError, match="no field nothing"):
+        TextClassifier().set_params(training__nothing=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ({"problem_type": "single_label_classification"}, TextClassifier),
+        ({"problem_type": "regression"}, TextRegressor),
+        ({"problem_type": None}, TextClassifier),
+        ({"problem_type": None, "id2label": {"0": "LABEL_0"}}, TextRegressor),  # as cross-encoders' are
+    ],
+)
+def test_anyones_head_opens_as_what_it_is(fitted: TextClassifier, values: dict, kind: type, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    (tmp_path / "transfuse.json").unlink()
+    config = json.loads((tmp_path / "config.json").read_text()) | values
+    n = len(config["id2label"])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = load_file(tmp_path / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        weights[name] = weights[name][:n].clone()
+    save_file(weights, tmp_path / "model.safetensors")
+    model = transfuse.load(tmp_path)
+    assert type(model) is kind
+    assert len(model.predict(["see the cat now"])) == 1
+    other = TextRegressor if kind is TextClassifier else TextClassifier
+    with pytest.raises(ModelDirectoryError, match=f"open it as a {kind.__name__}"):
+        other.load(tmp_path)
+
+
+def test_a_damaged_description_is_named(fitted: TextClassifier, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    about = json.loads((tmp_path / "transfuse.json").read_text())
+    (tmp_path / "transfuse.json").write_text(json.dumps(about | {"training": {"epochs": -1}}))
+    with pytest.raises(ModelDirectoryError, match=r"transfuse\.json: .*epochs"):
+        TextClassifier.load(tmp_path)
+    numbers = TextRegressor(model=TINY, training=TRAINING.replace(max_steps=1)).fit(TEXTS, range(len(TEXTS)))
+    numbers.save(tmp_path / "numbers")
+    path = tmp_path / "numbers" / "transfuse.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"mean": [1.0, 2.0]}))
+    with pytest.raises(ModelDirectoryError, match="2 means and 1 scales"):
+        TextRegressor.load(tmp_path / "numbers")

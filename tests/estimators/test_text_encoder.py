@@ -143,7 +143,35 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole.model_.parameters(), again.model_.parameters(), strict=True))
 
 
+def test_pre_training_goes_on_from_another(fitted: TextEncoder, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    short = TRAINING.replace(max_steps=1, learning_rate=1e-9)
+    for start in (fitted, tmp_path):
+        model = make(encoder=start, training=short).fit(DOCUMENTS)
+        assert model.tokenizer_.to_json() == fitted.tokenizer_.to_json()
+        assert model.model_.config.replace(d_hidden=None) == fitted.model_.config
+        # both heads too: the losses are what they were, and not those of new heads
+        assert model.results_["held_out"]["word_loss"] == pytest.approx(fitted.results_["held_out_loss"], rel=1e-3)
+        for a, b in zip(fitted.model_.parameters(), model.model_.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    plain = make(encoder=fitted, training=short, masking=MaskingConfig(context=32, next_sentence=False)).fit(DOCUMENTS)
+    assert plain.model_.config.head == "words"
+    assert clone(model).encoder == tmp_path and clone(make(encoder=fitted)).encoder is fitted
+    with pytest.raises(ConfigError, match=r"masking\.context=64 must be at most max_positions=48"):
+        make(encoder=fitted, masking=MaskingConfig(context=64)).fit(DOCUMENTS)
+
+
 def test_what_cannot_be_encoded(fitted: TextEncoder, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is of next-sentence training"):
+        make(pooling="cls", masking=MaskingConfig(context=32, next_sentence=False)).fit(DOCUMENTS)
+    with pytest.raises(ConfigError, match="n_segments=1"):
+        make(model=TINY.replace(n_segments=1)).fit(DOCUMENTS)
+    with pytest.raises(DataError, match=r"text\[0\]: the text is list"):
+        fitted.fill_mask(["a [MASK]"])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="top=0"):
+        fitted.fill_mask("a [MASK]", top=0)
+    with pytest.raises(DataError, match="the held-out share makes 1 stretches"):
+        make(validation_fraction=0.01).fit(DOCUMENTS[:8])
     with pytest.raises(DataError, match=r"X\[1\]"):
         fitted.transform(["cat", None])  # type: ignore[list-item]
     with pytest.warns(TruncatedWarning, match="1 of 2 texts have more than 48 pieces"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -13,6 +15,8 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import transfuse
 from transfuse import BertConfig, ConfigError, DataError, Entity, ModelDirectoryError, TokenTagger, TrainingConfig
+from transfuse.estimators import token_tagger
+from transfuse.estimators.fine_tuned import divided
 
 TINY = BertConfig(
     vocab_size=150, d_model=24, n_layers=1, n_heads=4, max_positions=24, dropout=0.0, attention_dropout=0.0
@@ -168,7 +172,7 @@ def test_the_contract(fitted: TokenTagger) -> None:
 def test_what_cannot_be_learned(fitted: TokenTagger) -> None:
     with pytest.raises(DataError, match=r"y has 1 tag \('O'\)"):
         make().fit([["a"], ["b"]], [["O"], ["O"]])
-    with pytest.raises(DataError, match=r"validation\[1\] has 'B-ORG'"):
+    with pytest.raises(DataError, match=r"validation\[1\]\[0\] has 'B-ORG'"):
         make().fit(X, Y, validation=([["IBM"]], [["B-ORG"]]))
     with pytest.raises(DataError, match=r"y\[1\]: 5 tags for 6 words"):
         make().fit(X[:2], [Y[0], Y[0]])
@@ -180,5 +184,56 @@ def test_what_cannot_be_learned(fitted: TokenTagger) -> None:
         make(scheme="iob").fit(X, Y)
     with pytest.raises(ConfigError, match="max_positions=2"):
         make(model=TINY.replace(max_positions=2)).fit(X, Y)
+    for tags, scheme, message in (
+        (["PER", "O"], "bio", r"y\[0\]\[0\]: 'PER' is neither O nor begins with B-, I-, E- or S-"),
+        (["B-PER", "L-PER"], "bio", "in BILOU, write E- for L- and S- for U-"),
+        (["B-PER", "0"], None, r"y\[0\]\[1\]: '0' is neither O"),
+    ):
+        with pytest.raises(DataError, match=message):
+            make(scheme=scheme, training=SHORT).fit([["Anna", "left"], *X], [tags, *Y])
+    with pytest.raises(DataError, match=r"y\[0\]\[0\]: 'PER' is neither O"):
+        fitted.evaluate([["Anna", "left"]], [["PER", "O"]])
+    with pytest.raises(DataError, match="X is a table"):
+        fitted.predict(pd.DataFrame({"text": TEXTS}))
     # a kind that was never seen is counted as missed, not refused
     assert fitted.score([["Anna", "left"]], [["B-ORG", "O"]]) == 0
+
+
+def test_tags_that_mark_no_entity() -> None:
+    plain = [["NAME" if word[0].isupper() else "WORD" for word in words] for words in X]
+    model = make(training=SHORT).fit(X, plain)
+    assert model.scheme_ == "plain" and len(model.predict(X[:2])[1]) == len(X[1])
+    for ask in (model.predict, model.entities):
+        with pytest.raises(ConfigError, match="mark no entities in a text"):
+            ask(TEXTS[:2])
+    with pytest.raises(DataError, match="none of its tags is one of the model's"):
+        model.evaluate(X, Y)
+
+
+def test_a_rare_tag_is_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+
+    def spy(*given: Any, **named: Any) -> Any:
+        found = divided(*given, **named)
+        kept.append(set(found[0].tolist()))
+        return found
+
+    monkeypatch.setattr(token_tagger, "divided", spy)
+    rare = [["B-ORG", *tags[1:]] if row == 5 else tags for row, tags in enumerate(Y)]
+    for seed in range(6):
+        make(training=SHORT.replace(max_steps=1), random_state=seed, validation_fraction=0.4).fit(X, rare)
+    assert len(kept) == 6 and all(5 in one for one in kept)
+
+
+def test_marks_may_be_numbers_of_numpy() -> None:
+    offsets = [[(np.int64(start), np.int32(end), kind) for start, end, kind in one] for one in MARKS]
+    assert (
+        make(training=SHORT).fit(TEXTS, offsets).classes_.tolist()
+        == make(training=SHORT).fit(TEXTS, MARKS).classes_.tolist()
+    )
+
+
+def test_a_long_text_is_read_in_windows(fitted: TokenTagger) -> None:
+    text = "Bob left Oslo today . " * 4000
+    found = fitted.predict([text])[0]
+    assert len(found) > 4000 and found[0][0] < 100 and len(text) - 100 < found[-1][1] <= len(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,40 @@ def test_parity_there_and_back(architecture: str, training: bool, tmp_path: Path
         assert torch.equal(weight, again.state_dict()[name]), name
 
 
+@pytest.mark.parametrize(
+    ("holds", "says", "head", "pooled"),
+    [
+        ("BertForPreTraining", ["BertForMaskedLM"], "pretraining", True),  # as bert-base-uncased
+        ("BertForPreTraining", ["BertModel"], "none", True),
+        ("BertForMaskedLM", ["BertModel"], "none", False),
+        ("BertForMaskedLM", ["BertForTokenEverything", "BertForMaskedLM"], "words", False),
+        ("BertForSequenceClassification", ["BertForTokenClassification"], "token", False),  # as bert-base-NER
+        ("BertForSequenceClassification", ["BertModel"], "none", True),
+    ],
+)
+def test_published_files_hold_more_than_they_name(
+    holds: str, says: list[str], head: str, pooled: bool, tmp_path: Path
+) -> None:
+    reference = theirs(holds, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | {"architectures": says}))
+    model = load_model(tmp_path)
+    assert isinstance(model, BertModel)
+    assert (model.config.head, model.config.has_pooler) == (head, pooled)
+    given = inputs()
+    x_BTD = model(given["input_ids"], given["attention_mask"], given["token_type_ids"])
+    keep = given["attention_mask"]
+    wanted = reference.bert(**given)
+    torch.testing.assert_close(x_BTD[keep], wanted.last_hidden_state[keep], rtol=1e-9, atol=1e-9)
+    if holds == "BertForPreTraining":
+        torch.testing.assert_close(model.pool(x_BTD[:, 0]), wanted.pooler_output, rtol=1e-9, atol=1e-9)
+    if head == "pretraining":
+        for found, there in zip(ours(model, given), expected(reference, given), strict=True):
+            torch.testing.assert_close(found, there, rtol=1e-9, atol=1e-9)
+    save_model(model, tmp_path / "again")
+    assert load_model(tmp_path / "again").config == model.config
+
+
 def packed(lengths: list[int]) -> tuple[Tensor, BlockDiagonal, Tensor, list[Tensor]]:
     """Rows laid end to end, equal lengths side by side."""
     torch.manual_seed(2)
@@ -183,7 +218,7 @@ def test_parity_notices_a_planted_bug(
         ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key' is not supported"),
         ({"hidden_act": "tanh"}, "hidden_act='tanh' is not supported"),
         ({"num_attention_heads": 5}, "multiple of"),
-        ({"architectures": ["BertLMHeadModel"]}, "architectures='BertLMHeadModel' is not supported"),
+        ({"architectures": ["BertLMHeadModel"]}, r"architectures=\['BertLMHeadModel'\] is not supported"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from transfuse.cli.options import (
     TagColumn,
     TargetColumn,
     TokenColumn,
-    as_numbers,
     one_file,
     read_labelled,
     read_pairs,
@@ -93,7 +92,8 @@ def evaluate(
 
         scores, about = load_model(directory, device).evaluate(Corpus(data, key=key)), {}
     elif kind in ("TextClassifier", "TextRegressor"):
-        X, labels = read_labelled(data, source, second, target, skip_bad_rows)
+        numbers = kind == "TextRegressor"
+        X, labels = read_labelled(data, source, second, target, skip_bad_rows, numbers=numbers)
         model = load_model(directory, device)
         scores, about = model.evaluate(X, _as_learned(model, labels)), {"rows": len(X)}
     elif kind.startswith("Multimodal"):
@@ -121,10 +121,10 @@ def evaluate(
             typer.echo(str(score))
 
 
-def _as_learned(model: Any, labels: list[str]) -> list[Any]:
-    """Cells of a table as the model's classes, or as numbers, as they were when it learned them."""
+def _as_learned(model: Any, labels: list[Any]) -> list[Any]:
+    """Cells of a table as the model's classes, as they were when it learned them; numbers as they are."""
     if not hasattr(model, "classes_"):
-        return as_numbers(labels)
+        return labels
     if model.kind_ == "labels":
         raise ConfigError("a model of several labels a text cannot be judged by one column")
     known = {str(one): one for one in model.classes_.tolist()}

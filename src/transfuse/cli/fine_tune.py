@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from transfuse.cli.messages import say, stoppable
@@ -19,13 +19,15 @@ from transfuse.cli.options import (
     Resume,
     SecondColumn,
     Seed,
+    Seeds,
     Settings,
     SkipBadRows,
     SourceColumn,
+    Start,
     TagColumn,
     TargetColumn,
     TokenColumn,
-    as_numbers,
+    check_idle,
     check_ours,
     one_file,
     parse_settings,
@@ -35,10 +37,6 @@ from transfuse.cli.options import (
 )
 from transfuse.errors import ConfigError
 
-Start = Annotated[
-    str | None, typer.Option("--from", help="BERT to start from: a directory or hub id. Default: from nothing.")
-]
-Seeds = Annotated[int, typer.Option(min=1, help="Train so often, report the spread, keep the best.")]
 HeldOut = Annotated[Path | None, typer.Option("--validation", help="Held-out rows, as DATA.")]
 HeldOutShare = Annotated[
     float,
@@ -72,8 +70,7 @@ def fit_classify(
         raise ConfigError("--balanced is for classes, and --number is not of classes")
 
     def read(path: list[Path]) -> tuple[list[Any], list[Any]]:
-        X, labels = read_labelled(path, source, second, target, skip_bad_rows)
-        return X, as_numbers(labels) if number else labels
+        return read_labelled(path, source, second, target, skip_bad_rows, numbers=number)
 
     X, y = read(data)
     held = read([validation]) if validation else None
@@ -87,7 +84,8 @@ def fit_classify(
         return TextClassifier(class_weight="balanced" if balanced else None, **common)
 
     common = {"encoder": start, "validation_fraction": validation_fraction, "device": device}
-    _fit(make, common, X, y, held, out=out, seeds=seeds, seed=seed, settings=settings, resume=resume)
+    alike = {} if number else {"classes": np.asarray(y)}
+    _fit(make, common, X, y, held, out=out, seeds=seeds, seed=seed, settings=settings, resume=resume, alike=alike)
     say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} TABLE")
 
 
@@ -125,6 +123,7 @@ def fit_tag(
         seed=seed,
         settings=settings,
         resume=resume,
+        alike={"labels": [{tag if isinstance(tag, str) else tag[-1] for tag in row} for row in tagged.y]},
     )
     say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} TAGGED")
 
@@ -163,6 +162,7 @@ def fit_answer(
         seed=seed,
         settings=settings,
         resume=resume,
+        alike={"groups": [context for _, context in questions.X]},
     )
     say(f"next: transfuse predict {out} QUESTIONS.json    transfuse evaluate {out} QUESTIONS.json")
 
@@ -179,14 +179,17 @@ def _fit(
     seed: int,
     settings: list[str] | None,
     resume: bool,
+    alike: dict[str, Any],
 ) -> None:
-    """Train once a seed, keep the model that is best on the held-out rows, and say how far the others are from it."""
+    """Train once a seed, keep the model that is best on the held-out rows, and say how far the others are from it.
+    `alike` says how several seeds' common held-out rows are drawn, as the estimator draws its own."""
     check_ours(out)
-    idle = [one for one in settings or [] if common["encoder"] and one.strip().startswith(("model.", "tokenizer."))]
-    if idle:
-        raise ConfigError(f"--set {idle[0]}: --from {common['encoder']} has its own, which fine-tuning keeps")
+    check_idle(common["encoder"], settings)
     if seeds > 1 and held is None:  # seeds compare on the same rows
-        (X, y), held = _divided(X, y, common["validation_fraction"], seed)
+        from transfuse.estimators.fine_tuned import divided
+
+        sides = divided(len(X), common["validation_fraction"], seed, **alike)
+        (X, y), held = (([X[i] for i in side], [y[i] for i in side]) for side in sides)
     models = []
     for own in range(seed, seed + seeds):
         folder = out / ("training" if seeds == 1 else f"training-{own}")
@@ -209,16 +212,3 @@ def _fit(
             f"({min(values):.2f} to {max(values):.2f}); the best is kept"
         )
     typer.echo(str(out))
-
-
-def _divided(
-    X: list[Any], y: list[Any], fraction: float, seed: int
-) -> tuple[tuple[list[Any], list[Any]], tuple[list[Any], list[Any]]]:
-    """Rows to learn from and rows to judge by; rows of one second text, as questions on a context, stay together."""
-    keys = [row[1] if isinstance(row, tuple) else i for i, row in enumerate(X)]
-    order = list(dict.fromkeys(keys))
-    random.Random(seed).shuffle(order)
-    aside = set(order[: min(max(1, round(fraction * len(order))), len(order) - 1)])
-    sides = [[i for i, key in enumerate(keys) if (key in aside) == held] for held in (False, True)]
-    learned, judged = (([X[i] for i in side], [y[i] for i in side]) for side in sides)
-    return learned, judged

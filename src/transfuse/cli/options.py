@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from transfuse.cli.messages import say
+from transfuse.data.text_files import MAX_CHARACTERS
 from transfuse.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest ch
 Beams = Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 is greedy. Default: as trained with.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the best there is.")]
+Start = Annotated[
+    str | None, typer.Option("--from", help="BERT to start from: a directory or hub id. Default: from nothing.")
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Train so often, report the spread, keep the best.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -80,12 +86,21 @@ def one_file(paths: list[Path]) -> Path:
 
 
 def read_labelled(
-    paths: list[Path], source: str | None, second: str | None, target: str | None, skip_bad_rows: bool
-) -> tuple[list[Any], list[str]]:
-    """Texts, or pairs of them where there is a second column, and their labels; rows left out are counted on stderr."""
+    paths: list[Path],
+    source: str | None,
+    second: str | None,
+    target: str | None,
+    skip_bad_rows: bool,
+    *,
+    numbers: bool = False,
+) -> tuple[list[Any], list[Any]]:
+    """Texts, or pairs of them where there is a second column, and their labels; rows left out are counted on stderr.
+
+    Raises DataError naming file and line, of labels that are no `numbers` too.
+    """
     if len(paths) == 2 and second is None:  # parallel files
         pairs = read_pairs(paths, source, target, skip_bad_rows)
-        return pairs.sources, pairs.targets
+        return pairs.sources, as_numbers(pairs.targets, paths[1]) if numbers else pairs.targets
     from transfuse import read_columns
 
     path = one_file(paths)
@@ -94,40 +109,47 @@ def read_labelled(
         raise DataError(f"{path}: name all columns or none: source={source}, second={second}, target={target}")
     if names is None and ".jsonl" in path.suffixes:
         names = ["source", "target"]
-    columns, skipped = read_columns(path, names, skip_bad_rows=skip_bad_rows)  # type: ignore[arg-type]
+    rules = {len(names or "xy") - 1: not_a_number} if numbers else {}
+    columns, skipped = read_columns(path, names, skip_bad_rows=skip_bad_rows, rules=rules)  # type: ignore[arg-type]
     if skipped:
         say(f"{path}: {skipped:,} unusable rows left out, {len(columns[0]):,} kept")
-    return columns[0] if second is None else list(zip(columns[0], columns[1], strict=True)), columns[-1]
+    X = columns[0] if second is None else list(zip(columns[0], columns[1], strict=True))
+    return X, as_numbers(columns[-1], path) if numbers else columns[-1]
 
 
-def as_numbers(labels: list[str]) -> list[float]:
-    """Cells as numbers. Raises DataError naming the row, of those that are used, of one that is none."""
-    found = []
+def not_a_number(cell: str) -> str | None:
+    """What is wrong with a cell that should hold a number."""
+    try:
+        return None if math.isfinite(float(cell)) else f"{cell!r} is not a finite number"
+    except ValueError:
+        return f"{cell!r} is not a number"
+
+
+def as_numbers(labels: list[str], path: Path) -> list[float]:
+    """Cells as numbers. Raises DataError naming the file and the row, of those that are used, of one that is none."""
     for row, label in enumerate(labels, start=1):
-        try:
-            found.append(float(label))
-        except ValueError:
-            raise DataError(f"row {row}: {label!r} is not a number") from None
-    return found
+        if complaint := not_a_number(label):
+            raise DataError(f"{path}: row {row}: {complaint}")
+    return [float(label) for label in labels]
 
 
-def read_rows(path: str, source: str | None, second: str | None) -> list[Any]:
-    """Texts, or pairs of them where there is a second column."""
+def read_rows(path: str, source: str | None, second: str | None, longest: int) -> list[Any]:
+    """Texts of at most `longest` characters, or pairs of them where there is a second column."""
     if second is None:
-        return read_sources(path, source)
+        from transfuse import read_sources
+
+        return read_sources(path, source=source, longest=longest)
     from transfuse import read_columns
 
     if source is None:
         raise DataError(f"{path}: name both columns: source={source}, second={second}")
-    columns, _ = read_columns(path, [source, second])
+    columns, _ = read_columns(path, [source, second], longest=longest)
     return list(zip(*columns, strict=True))
 
 
 def read_sources(path: str, source: str | None) -> list[str]:
-    """Texts to feed a model."""
-    from transfuse import read_sources
-
-    return read_sources(path, source=source)
+    """Texts to feed a model that writes text."""
+    return read_rows(path, source, None, MAX_CHARACTERS)
 
 
 def read_tags(paths: list[Path], token_column: int, tag_column: int) -> Tagged:
@@ -162,6 +184,13 @@ def parse_settings(model: Any, settings: Iterable[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             parsed[key] = value
     return parsed
+
+
+def check_idle(start: str | None, settings: list[str] | None) -> None:
+    """Refuse settings of what a checkpoint brings along."""
+    idle = [one for one in settings or [] if start and one.strip().startswith(("model.", "tokenizer."))]
+    if idle:
+        raise ConfigError(f"--set {idle[0]}: --from {start} has its own, which training keeps")
 
 
 def parse_kinds(kinds: list[str] | None) -> dict[str, Any]:

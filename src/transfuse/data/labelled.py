@@ -65,7 +65,8 @@ class LabelledDataset:
     def batch(self, rows: Sequence[int]) -> LabelledBatch:
         """These rows end to end, shortest first."""
         ordered = sorted(rows, key=lambda row: len(self.pieces[row]))
-        sequences = pack(ordered, [one.ids for one in self.pieces], [one.segments for one in self.pieces])
+        pieces = [self.pieces[row] for row in ordered]
+        sequences = pack(ordered, [one.ids for one in pieces], [one.segments for one in pieces])
         targets = (np.concatenate if self.per_piece else np.stack)([self.targets[row] for row in ordered])
         n = int((targets != IGNORED).sum()) if self.per_piece else len(rows)
         return LabelledBatch(sequences, torch.from_numpy(targets), n)

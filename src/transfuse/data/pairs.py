@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,9 @@ def read_pairs(
     return pairs
 
 
-def read_sources(path: str | Path, *, source: str | None = None) -> list[str]:
-    """Texts to feed a model: a line each of a plain text file, or one column of a TSV, CSV or JSONL.
+def read_sources(path: str | Path, *, source: str | None = None, longest: int = MAX_CHARACTERS) -> list[str]:
+    """Texts to feed a model: a line each of a plain text file, or one column of a TSV, CSV or JSONL, each of at most
+    `longest` characters.
 
     The path "-" is standard input, a text a line.
     `source` names the column as in `read_pairs`; without it a TSV or CSV gives its first column and has no header.
@@ -98,7 +99,7 @@ def read_sources(path: str | Path, *, source: str | None = None) -> list[str]:
         rows = ((line, [text]) for line, text in enumerate(read_lines(path), start=1))
     texts = []
     for line, (text,) in rows:
-        complaint = _complaint("source", text)
+        complaint = _complaint("source", text, longest)
         if complaint is not None:
             raise DataError(f"{path}:{line}: {complaint}")
         texts.append(text)
@@ -108,12 +109,18 @@ def read_sources(path: str | Path, *, source: str | None = None) -> list[str]:
 
 
 def read_columns(
-    path: str | Path, names: Sequence[str] | None, *, skip_bad_rows: bool = False
+    path: str | Path,
+    names: Sequence[str] | None,
+    *,
+    skip_bad_rows: bool = False,
+    longest: int = MAX_CHARACTERS,
+    rules: Mapping[int, Callable[[str], str | None]] | None = None,
 ) -> tuple[list[list[str]], int]:
     """Columns of a TSV, CSV or JSONL file, and how many rows were left out.
 
     `names` are header names, or numbers from 1, as in `read_pairs`; None stands for the two columns there are. Numbers
-    in JSONL are read as text. Raises DataError as `read_pairs` does.
+    in JSONL are read as text. `rules` say of a column, by its place, what is wrong with a cell, if anything is.
+    Raises DataError as `read_pairs` does.
     """
     path = _input(path)
     if suffix_of(path) == ".jsonl":
@@ -129,7 +136,10 @@ def read_columns(
     skipped = 0
     for line, given in rows:
         cells = [str(cell) if isinstance(cell, int | float) and cell == cell else cell for cell in given]
-        complaint = next(filter(None, map(_complaint, labels, cells)), None)
+        complaints = (_complaint(label, cell, longest) for label, cell in zip(labels, cells, strict=True))
+        complaint = next(filter(None, complaints), None)
+        for place, rule in (rules or {}).items():
+            complaint = complaint or rule(cells[place])
         if complaint is None:
             for column, cell in zip(columns, cells, strict=True):
                 column.append(cell)

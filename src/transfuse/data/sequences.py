@@ -54,13 +54,13 @@ def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def pack(rows: Sequence[int], ids: Sequence[Ids], segments: Sequence[Ids]) -> PackedSequences:
-    """These rows, which must be sorted by length, as one."""
-    lengths = np.array([len(ids[row]) for row in rows])
+    """The ids and segments of these rows, which must be sorted by length, as one."""
+    lengths = np.array([len(one) for one in ids])
     assert (np.diff(lengths) >= 0).all(), "rows are packed shortest first"
     sizes, counts = np.unique(lengths, return_counts=True)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     flat_ids, flat_segments = (
-        torch.from_numpy(np.concatenate([np.asarray(part[row], dtype=np.int64) for row in rows]))[None]
+        torch.from_numpy(np.concatenate([np.asarray(one, dtype=np.int64) for one in part]))[None]
         for part in (ids, segments)
     )
     return PackedSequences(

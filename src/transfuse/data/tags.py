@@ -6,15 +6,13 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from transfuse.data.pairs import as_texts
-from transfuse.data.text_files import read_lines, suffix_of
+from transfuse.data.text_files import MOST_CHARACTERS, read_lines, suffix_of
 from transfuse.errors import DataError
-
-MOST_CHARACTERS = 10_000_000
-"""Of a text that is read in windows."""
 
 _SPACES = re.compile(r"[ \t]+")  # others may be a token
 
@@ -123,10 +121,10 @@ def _mark(one: Any, where: str) -> Mark:
     if not isinstance(cells, list | tuple) or len(cells) != 3:
         raise DataError(f"{where}: {one!r}, expected start, end and label")
     start, end, label = cells
-    whole = all(isinstance(place, int) and not isinstance(place, bool) for place in (start, end))
+    whole = all(isinstance(place, Integral) and not isinstance(place, bool) for place in (start, end))
     if not whole or not isinstance(label, str) or not label:
         raise DataError(f"{where}: {one!r}, expected two whole numbers and a name")
-    return start, end, label
+    return int(start), int(end), label
 
 
 def as_words(X: Iterable[Any], name: str) -> tuple[list[Any], bool]:
@@ -136,6 +134,8 @@ def as_words(X: Iterable[Any], name: str) -> tuple[list[Any], bool]:
     """
     if isinstance(X, str | bytes):
         raise DataError(f"{name} is one string; expected a list of texts or of lists of words")
+    if hasattr(X, "columns"):
+        raise DataError(f"{name} is a table; give the column of its texts or words")
     rows = list(X)
     if rows and isinstance(rows[0], str):
         return as_texts(rows, name, MOST_CHARACTERS), True

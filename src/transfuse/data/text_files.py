@@ -15,6 +15,9 @@ from transfuse.errors import DataError
 MAX_CHARACTERS = 100_000
 """Longest text a row may hold; longer ones are almost always a file that is not what it seems."""
 
+MOST_CHARACTERS = 10_000_000
+"""Of a text that is read in windows."""
+
 STDIN = Path("stdin")
 """Stands for standard input, in reading and in errors: this very object, not a file of that name."""
 

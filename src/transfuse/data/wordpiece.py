@@ -6,6 +6,8 @@ own; offsets are of the text as it was given.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ from transfuse.errors import DataError, ModelDirectoryError
 
 PAD, UNKNOWN, FIRST, LAST, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
 """The special tokens, with ids 0 to 4 in every vocabulary trained here."""
+
+VOCABULARY = "vocab.txt"
+"""What older directories have in place of a tokenizer.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +68,32 @@ class WordPiece:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, config: WordPieceConfig) -> WordPiece:
-        """Learn at most `vocab_size` pieces from `texts`."""
+        """Learn at most `vocab_size` pieces from `texts`; of more characters than fit, the most frequent."""
         special = [PAD, UNKNOWN, FIRST, LAST, MASK]
         if vocab_size <= len(special):
             raise DataError(f"vocab_size={vocab_size} must be above {len(special)}, the number of special tokens")
         learner = _backend(models.WordPiece(unk_token=UNKNOWN), config)
         known = list(texts)
+        counts: Counter[str] = Counter()
+        inside: set[str] = set()
+        for text in known:
+            for word in _words(learner, text):
+                counts.update(word)
+                inside.update(word[1:])
+        alphabet, room = [], vocab_size - len(special)
+        for character in sorted(counts, key=lambda one: (-counts[one], one)):
+            room -= 1 + (character in inside)  # by itself, and as a piece inside a word
+            if room < 0:
+                break
+            alphabet.append(character)
         # the trainer numbers pieces inside words as it meets them, in another order every time; so they come first
-        inner = sorted({f"##{c}" for text in known for word in _words(learner, text) for c in word[1:]})
+        inner = sorted(f"##{character}" for character in alphabet if character in inside)
         trainer = trainers.WordPieceTrainer(
-            vocab_size=vocab_size, special_tokens=special + inner, limit_alphabet=vocab_size, show_progress=False
+            vocab_size=vocab_size,
+            special_tokens=special + inner,
+            initial_alphabet=alphabet,
+            limit_alphabet=len(alphabet),
+            show_progress=False,
         )
         learner.train_from_iterator(known, trainer)
         backend = _backend(models.WordPiece(learner.get_vocab(), unk_token=UNKNOWN), config)
@@ -83,13 +104,19 @@ class WordPiece:
 
     @classmethod
     def load(cls, path: Path) -> WordPiece:
-        """Read a `tokenizer.json`. Raises ModelDirectoryError if it is missing, damaged or not BERT's."""
-        if not path.is_file():
-            raise ModelDirectoryError(f"{path}: no such file; a model directory needs its tokenizer.json")
+        """Read a `tokenizer.json`, or where there is none the `vocab.txt` beside it, which older directories have.
+
+        Raises ModelDirectoryError if it is missing, damaged or not BERT's.
+        """
+        old = path.with_name(VOCABULARY)
+        if not path.is_file() and not old.is_file():
+            raise ModelDirectoryError(f"{path}: no such file; a model directory needs its tokenizer.json or vocab.txt")
         try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
+            backend = tokenizers.Tokenizer.from_file(str(path)) if path.is_file() else _from_vocabulary(old)
+        except ModelDirectoryError:
+            raise
         except Exception as error:  # the library raises bare Exception
-            raise ModelDirectoryError(f"{path}: not a tokenizer ({error})") from error
+            raise ModelDirectoryError(f"{path if path.is_file() else old}: not a tokenizer ({error})") from error
         try:
             return cls(backend)
         except ModelDirectoryError as error:
@@ -148,6 +175,29 @@ def _backend(model: models.WordPiece, config: WordPieceConfig) -> tokenizers.Tok
     backend.normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
+    return backend
+
+
+def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
+    """A tokenizer of a vocab.txt, a piece a line, as tokenizer_config.json beside it wants it."""
+    says = (
+        json.loads(beside.read_text("utf-8")) if (beside := path.with_name("tokenizer_config.json")).is_file() else {}
+    )
+    pieces = path.read_text("utf-8").removesuffix("\n").split("\n")  # other line ends may be a piece
+    missing = [token for token in (PAD, UNKNOWN, FIRST, LAST, MASK) if token not in pieces]
+    if missing:
+        raise ModelDirectoryError(f"{path}: no {', '.join(missing)} in it; it is not a vocabulary of BERT")
+    numbers = {piece: number for number, piece in enumerate(pieces)}
+    backend = _backend(
+        models.WordPiece(numbers, unk_token=UNKNOWN), WordPieceConfig(lowercase=says.get("do_lower_case", True))
+    )
+    backend.normalizer = normalizers.BertNormalizer(
+        lowercase=says.get("do_lower_case", True),
+        strip_accents=says.get("strip_accents"),
+        handle_chinese_chars=says.get("tokenize_chinese_chars", True),
+    )
+    backend.add_special_tokens([PAD, UNKNOWN, FIRST, LAST, MASK])
+    backend.post_processor = processors.BertProcessing((LAST, numbers[LAST]), (FIRST, numbers[FIRST]))
     return backend
 
 

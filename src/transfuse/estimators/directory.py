@@ -12,13 +12,14 @@ from transfuse.estimators.multimodal_classifier import MultimodalClassifier
 from transfuse.estimators.multimodal_regressor import MultimodalRegressor
 from transfuse.estimators.question_answerer import QuestionAnswerer
 from transfuse.estimators.seq2seq import Seq2Seq
+from transfuse.estimators.sequence_head import gives_numbers
 from transfuse.estimators.text_classifier import TextClassifier
 from transfuse.estimators.text_encoder import TextEncoder
 from transfuse.estimators.text_regressor import TextRegressor
 from transfuse.estimators.token_tagger import TokenTagger
 from transfuse.models.bert import BertConfig, Head
 from transfuse.models.decoder import DecoderConfig
-from transfuse.pretrained.directory import CONFIG, read_config, read_json
+from transfuse.pretrained.directory import read_config
 from transfuse.pretrained.hub import local_directory
 
 Estimator = (
@@ -47,7 +48,7 @@ def kind_of(folder: str | Path) -> str:
         config = read_config(folder)[1]
         if isinstance(config, BertConfig):
             name = _OF_HEAD.get(config.head, "TextEncoder")
-            if name == "TextClassifier" and read_json(folder / CONFIG).get("problem_type") == "regression":
+            if name == "TextClassifier" and gives_numbers(folder, "", config.n_labels):
                 name = "TextRegressor"
         else:
             name = "LanguageModel" if isinstance(config, DecoderConfig) else "Seq2Seq"

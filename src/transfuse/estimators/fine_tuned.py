@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import torch
-from sklearn.base import clone
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 from sklearn.utils.validation import check_is_fitted
 
@@ -19,7 +18,7 @@ from transfuse.data.wordpiece import WordPiece, WordPieceConfig
 from transfuse.errors import ConfigError, DataError, ModelDirectoryError
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about
 from transfuse.estimators.model_card import model_card
-from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder, bert_tokenizer_values
+from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder, begun_from, bert_tokenizer_values
 from transfuse.estimators.trained import TrainedEstimator
 from transfuse.metrics.text_scores import Score
 from transfuse.models.bert import BertConfig, BertModel, Head
@@ -87,16 +86,20 @@ class FineTuned(TrainedEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def __sklearn_clone__(self) -> Self:
-        """A fitted encoder is where the copy starts from as well."""
-        settings = {name: value for name, value in self.get_params(deep=False).items() if name != "encoder"}
-        copies = {name: clone(value, safe=False) for name, value in settings.items()}
-        return type(self)(encoder=self.encoder, **copies)
-
     @property
     def default_training(self) -> TrainingConfig:
         """What `training=None` stands for."""
         return FROM_SCRATCH if self.encoder is None else FINE_TUNING
+
+    def set_params(self, **params: Any) -> Self:
+        """Set arguments, or fields of configs by `argument__field`; those of `training=None` are of what it stands for.
+
+        Raises ValueError for an unknown name.
+        """
+        if params.get("training", self.training) is None and any(name.startswith("training__") for name in params):
+            super().set_params(**{name: value for name, value in params.items() if "__" not in name})
+            params["training"] = self.default_training
+        return super().set_params(**params)
 
     def _begin(self, texts: Iterable[str], n_labels: int, seed: int) -> None:
         """The tokenizer, and a model whose head is new."""
@@ -106,17 +109,8 @@ class FineTuned(TrainedEstimator):
             config = self.model.replace(vocab_size=len(self.tokenizer_), head=self.HEAD, n_labels=n_labels, pad_id=0)
             self.model_ = BertModel(config).initialise(seed).to(device)
             return
-        encoder = self.encoder if isinstance(self.encoder, TextEncoder) else TextEncoder.load(self.encoder)
-        check_is_fitted(encoder, "model_")
-        self.tokenizer_ = encoder.tokenizer_
-        config = encoder.model_.config.replace(head=self.HEAD, n_labels=n_labels, pooler=None)
-        self.model_ = BertModel(config).initialise(seed)
-        known = dict(encoder.model_.named_parameters())
-        with torch.no_grad():
-            for name, weight in self.model_.named_parameters():
-                if name in known and not name.startswith("labels"):
-                    weight.copy_(known[name])
-        self.model_.to(device)
+        model, self.tokenizer_ = begun_from(self.encoder, seed, head=self.HEAD, n_labels=n_labels)
+        self.model_ = model.to(device)
 
     def _fine_tune(
         self, data: LabelledDataset, held: LabelledDataset, loss: Loss, seed: int, resume: bool, **identity: Any
@@ -208,7 +202,10 @@ class FineTuned(TrainedEstimator):
         defaults: dict[str, Any] = {name: {} for name in cls.SETTINGS}
         about = read_about(folder, COMMON | defaults | cls.SAID)
         tokenizer = WordPiece.load(folder / TOKENIZER)
-        training = TrainingConfig.from_dict(about["training"]) if about["training"] else None
+        try:
+            training = TrainingConfig.from_dict(about["training"]) if about["training"] else None
+        except ConfigError as error:
+            raise ModelDirectoryError(f"{folder / ESTIMATOR}: {error}") from error
         estimator = cls._opened(folder, model, tokenizer, about, device=device, training=training)
         estimator._take_labels(folder, about)
         return estimator
@@ -238,9 +235,19 @@ def label_names(folder: Path, n_labels: int) -> list[str]:
 
 
 def divided(
-    n: int, fraction: float, seed: int, classes: np.ndarray | None = None, groups: Sequence[str] | None = None
+    n: int,
+    fraction: float,
+    seed: int,
+    *,
+    classes: np.ndarray | None = None,
+    groups: Sequence[str] | None = None,
+    labels: Sequence[Collection[Any]] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to learn from and rows to judge by: each class in its share, or each group on one side, where it can be."""
+    """Rows to learn from and rows to judge by: each class in its share, or each group on one side, where it can be.
+
+    A class, or any of a row's `labels`, that would be judged alone is learned from instead, if other rows remain to
+    judge by.
+    """
     if n < 2:
         raise DataError(f"{n} row; at least 2 are needed, one to learn from and one to judge by")
     n_aside = min(max(1, round(fraction * n)), n - 1)
@@ -249,10 +256,22 @@ def divided(
         n_aside = min(max(1, round(fraction * n_groups)), n_groups - 1)
         kept, aside = next(GroupShuffleSplit(1, test_size=n_aside, random_state=seed).split(groups, groups=groups))
         return kept, aside
+    rows, strata = np.arange(n), None
     if classes is not None:
-        _, counts = np.unique(classes, return_counts=True)
-        # a class of one row cannot be on both sides, nor can there be a share of each class in fewer rows than classes
-        if counts.min() == 1 or len(counts) > min(n_aside, n - n_aside):
-            classes = None
-    kept, aside = train_test_split(np.arange(n), test_size=n_aside, random_state=seed, stratify=classes)
-    return np.sort(kept), np.sort(aside)
+        labels = classes[:, None].tolist()
+        _, numbers, counts = np.unique(classes, return_inverse=True, return_counts=True)
+        shared = counts[numbers] > 1  # a class of one row cannot be on both sides
+        if shared.sum() > 1:
+            rows = rows[shared]
+            n_aside = min(n_aside, len(rows) - 1)
+            # nor can there be a share of each class in fewer rows than classes
+            if (counts > 1).sum() <= min(n_aside, len(rows) - n_aside):
+                strata = numbers[rows]
+    _, aside = train_test_split(rows, test_size=n_aside, random_state=seed, stratify=strata)
+    kept = np.setdiff1d(np.arange(n), aside)
+    if labels is not None:
+        learned = {label for row in kept for label in labels[row]}
+        alone = [row for row in aside if not learned.issuperset(labels[row])]
+        if len(alone) < len(aside):
+            kept, aside = np.sort([*kept, *alone]), np.setdiff1d(aside, alone)
+    return kept, np.sort(aside)

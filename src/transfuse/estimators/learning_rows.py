@@ -11,7 +11,6 @@ import pandas as pd
 
 from transfuse.data.columns import Kind, check_cells, day_first, names_of
 from transfuse.errors import DataError
-from transfuse.estimators.fine_tuned import divided
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,6 @@ class LearningRows:
     def name(self, row: int) -> str:
         """What a row is called, counted from 1 in its own table."""
         return row_name(row) if row < self.n_own else f"validation {row_name(row - self.n_own)}"
-
-
-def sides(n: int, fraction: float, seed: int, classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to learn from and a share of them to judge by; a class is learned from, if others remain to judge by."""
-    kept, aside = divided(n, fraction, seed, classes)
-    if classes is not None:
-        alone = [row for row in aside if classes[row] not in set(classes[kept])]
-        if 0 < len(alone) < len(aside):
-            return np.sort([*kept, *alone]), np.setdiff1d(aside, alone)
-    return kept, aside
 
 
 def row_name(row: int, first: int = 0) -> str:

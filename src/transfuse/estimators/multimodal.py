@@ -26,8 +26,8 @@ from transfuse.data.sounds import SoundConfig
 from transfuse.data.wordpiece import WordPiece
 from transfuse.errors import ConfigError, DataError, ModelDirectoryError, TruncatedWarning, UnreadableWarning
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, read_about
-from transfuse.estimators.fine_tuned import JUDGED_TOKENS
-from transfuse.estimators.learning_rows import LearningRows, as_frame, row_name, sides
+from transfuse.estimators.fine_tuned import JUDGED_TOKENS, divided
+from transfuse.estimators.learning_rows import LearningRows, as_frame, row_name
 from transfuse.estimators.model_card import model_card
 from transfuse.estimators.starts import Starts, fitted_images
 from transfuse.estimators.trained import TrainedEstimator
@@ -190,7 +190,7 @@ class MultimodalEstimator(TrainedEstimator):
     def _sides(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows to learn from and rows to judge by, the same for the same targets."""
         classes = targets if self.KIND == "class" else None
-        return sides(len(targets), self.validation_fraction, self._known_seed(), classes)
+        return divided(len(targets), self.validation_fraction, self._known_seed(), classes=classes)
 
     def _held_weights(self, sample_weight: Any, targets: np.ndarray, held: np.ndarray) -> np.ndarray:
         """The weight of each row of a validation table."""

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from transfuse.config import Config
 from transfuse.data.labelled import LabelledDataset
 from transfuse.data.questions import Answer, as_answers
-from transfuse.data.tags import MOST_CHARACTERS
+from transfuse.data.text_files import MOST_CHARACTERS
 from transfuse.data.windows import windows
 from transfuse.data.wordpiece import Pieces, WordPieceConfig
 from transfuse.errors import ConfigError, DataError, TruncatedWarning
@@ -23,7 +23,7 @@ from transfuse.estimators.sequence_head import columns
 from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder
 from transfuse.metrics.answers import answer_scores
 from transfuse.metrics.text_scores import Score
-from transfuse.models.bert import BertConfig, Head
+from transfuse.models.bert import BertConfig, Head, check_pairs
 from transfuse.training.answering import answering_loss, end_logits
 from transfuse.training.config import TrainingConfig
 
@@ -84,6 +84,25 @@ class _Window:
     pieces: Pieces
     body: int
     first: int
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """Some rows of questions and answers, and what they are called where they were given."""
+
+    rows: list[tuple[str, str]]
+    answers: list[list[Answer]]
+    of: str
+    numbers: Sequence[int]
+
+    @classmethod
+    def some(
+        cls, rows: Sequence[tuple[str, str]], answers: Sequence[list[Answer]], of: str, numbers: Sequence[int]
+    ) -> _Questions:
+        return cls([rows[i] for i in numbers], [answers[i] for i in numbers], of, numbers)
+
+    def name(self, row: int) -> str:
+        return f"{self.of}[{self.numbers[row]}]"
 
 
 class QuestionAnswerer(FineTuned):
@@ -149,21 +168,23 @@ class QuestionAnswerer(FineTuned):
                 raise DataError("y has no answer at all; there is nothing to find")
             if validation is None:
                 sides = divided(len(rows), self.validation_fraction, seed, groups=[context for _, context in rows])
-                learned, held = (([rows[i] for i in side], [answers[i] for i in side]) for side in sides)
+                learned, held = (_Questions.some(rows, answers, "y", side.tolist()) for side in sides)
             else:
                 held_rows = _questions(validation[0], "validation[0]")
-                learned = rows, answers
-                held = held_rows, as_answers(validation[1], held_rows, "validation[1]")
-            self.unanswerable_ = not all(learned[1])
-            self._begin((text for row in learned[0] for text in row), 2, seed)
+                learned = _Questions.some(rows, answers, "y", range(len(rows)))
+                held_answers = as_answers(validation[1], held_rows, "validation[1]")
+                held = _Questions.some(held_rows, held_answers, "validation[1]", range(len(held_rows)))
+            self.unanswerable_ = not all(learned.answers)
+            self._begin((text for row in learned.rows for text in row), 2, seed)
             if self.answering.window > self.model_.config.max_positions:
                 raise ConfigError(
                     f"answering.window={self.answering.window} must be at most "
                     f"max_positions={self.model_.config.max_positions}"
                 )
-            data, judged = (self._dataset(*side) for side in (learned, held))
+            check_pairs(self.model_.config)
+            data, judged = self._dataset(learned), self._dataset(held)
             self._fine_tune(data, judged, answering_loss, seed, resume, answering=self.answering.to_dict())
-            self._judge(*held)
+            self._judge(held.rows, held.answers)
         return self
 
     def predict(self, X: Iterable[Sequence[str]]) -> np.ndarray:
@@ -171,8 +192,10 @@ class QuestionAnswerer(FineTuned):
         return np.array([found[0].text for found in self.predict_n_best(X, 1)])
 
     def predict_n_best(self, X: Iterable[Sequence[str]], n: int = 5) -> list[list[FoundAnswer]]:
-        """At most `n` answers to each question, the best first."""
+        """At most `n` answers to each question, the best first. Raises ConfigError for fewer than one."""
         check_is_fitted(self, "model_")
+        if n < 1:
+            raise ConfigError(f"n={n} must be at least 1")
         rows = _questions(X, "X")
         spans: list[dict[tuple[int, int], float]] = [{} for _ in rows]
         nothing = np.full(len(rows), np.inf)
@@ -201,21 +224,44 @@ class QuestionAnswerer(FineTuned):
         found = []
         questions = self.tokenizer_.encode_bare([question for question, _ in rows])
         contexts = self.tokenizer_.encode_bare([context for _, context in rows])
+        longest = self.answering.longest_question
+        long = [row for row, question in enumerate(questions) if len(question) > longest]
+        if long:
+            warnings.warn(
+                f"{len(long)} of {len(questions)} questions have more than {longest} pieces and are cut (the first is "
+                f"row {long[0]} with {len(questions[long[0]])})",
+                TruncatedWarning,
+                stacklevel=4,
+            )
         for row, (question, context) in enumerate(zip(questions, contexts, strict=True)):
-            question = question.part(0, self.answering.longest_question)
+            question = question.part(0, longest)
             for first, last in windows(len(context), self.answering.room(len(question)), self.answering.overlap):
                 pieces = self.tokenizer_.join(question, context.part(first, last))
                 found.append(_Window(row, pieces, len(question) + 2, first))
         return found
 
-    def _dataset(self, rows: Sequence[tuple[str, str]], answers: Sequence[list[Answer]]) -> LabelledDataset:
-        """Windows, with the places of the first and last piece of the answer, or of [CLS] where it is not inside."""
-        contexts = self.tokenizer_.encode_bare([context for _, context in rows])
-        spans = [
-            _span(context, one[0], f"row {row}") if one else None
-            for row, (context, one) in enumerate(zip(contexts, answers, strict=True))
-        ]
-        cut = self._windows(rows)
+    def _dataset(self, given: _Questions) -> LabelledDataset:
+        """Windows, with the places of the first and last piece of the answer, or of [CLS] where it is not inside.
+
+        Questions whose answer has no piece in the vocabulary are left out with a warning. Raises DataError if none is
+        left.
+        """
+        contexts = self.tokenizer_.encode_bare([context for _, context in given.rows])
+        found = [_span(context, one[0]) if one else None for context, one in zip(contexts, given.answers, strict=True)]
+        bare = {row for row, (span, one) in enumerate(zip(found, given.answers, strict=True)) if one and span is None}
+        if bare:
+            named = given.name(min(bare))
+            if len(bare) == len(given.rows):
+                raise DataError(f"{named} and all others: no answer has a piece in the vocabulary")
+            warnings.warn(
+                f"{len(bare)} answers have no piece in the vocabulary; their questions are left out (the first is "
+                f"{named}, {given.answers[min(bare)][0][0]!r})",
+                UserWarning,
+                stacklevel=4,
+            )
+        used = [row for row in range(len(given.rows)) if row not in bare]
+        spans = [found[row] for row in used]
+        cut = self._windows([given.rows[row] for row in used])
         targets = np.zeros((len(cut), 2), np.int64)
         lost = {row for row, span in enumerate(spans) if span is not None}
         for target, one in zip(targets, cut, strict=True):
@@ -225,8 +271,8 @@ class QuestionAnswerer(FineTuned):
                 lost.discard(one.row)
         if lost:
             warnings.warn(
-                f"{len(lost)} answers are longer than any window shows and are learned as none (the first is of row "
-                f"{min(lost)})",
+                f"{len(lost)} answers are longer than any window shows and are learned as none (the first is "
+                f"{given.name(used[min(lost)])})",
                 TruncatedWarning,
                 stacklevel=4,
             )
@@ -266,6 +312,11 @@ class QuestionAnswerer(FineTuned):
 
     def _take_labels(self, folder: Path, about: dict[str, Any]) -> None:
         self.unanswerable_ = about["unanswerable"]
+        longest = self.model_.config.max_positions
+        if self.answering.window > longest:  # as of anyone's model of fewer positions, which has no say of its own
+            question = min(self.answering.longest_question, longest // 4)
+            overlap = min(self.answering.overlap, (longest - question - 3) // 3)
+            self.answering = self.answering.replace(window=longest, longest_question=question, overlap=overlap)
 
 
 def _questions(X: Iterable[Any], name: str) -> list[tuple[str, str]]:
@@ -276,10 +327,8 @@ def _questions(X: Iterable[Any], name: str) -> list[tuple[str, str]]:
     return list(zip(first, second, strict=True))
 
 
-def _span(context: Pieces, answer: Answer, where: str) -> tuple[int, int]:
-    """The first and the last piece of the context that an answer touches; what leaves no piece does not count."""
+def _span(context: Pieces, answer: Answer) -> tuple[int, int] | None:
+    """The first and the last piece of the context that an answer touches, if there is any."""
     text, start = answer
     inside = [i for i, (a, b) in enumerate(context.offsets) if b > start and a < start + len(text)]
-    if not inside:
-        raise DataError(f"{where}: the answer {text!r} has no piece in the vocabulary")
-    return inside[0], inside[-1]
+    return (inside[0], inside[-1]) if inside else None

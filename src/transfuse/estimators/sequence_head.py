@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ from transfuse.data.wordpiece import Pieces
 from transfuse.errors import ConfigError, DataError
 from transfuse.estimators.fine_tuned import FineTuned, divided
 from transfuse.estimators.text_encoder import cut
-from transfuse.models.bert import Head
+from transfuse.models.bert import Head, check_pairs
+from transfuse.pretrained.directory import CONFIG, read_json
 from transfuse.training.classification import SequenceLoss, sequence_logits
 
 Texts = Iterable[str] | Iterable[Sequence[str]]
@@ -40,7 +42,8 @@ class SequenceHead(FineTuned):
             raise DataError(f"X has {len(texts)} rows and y has {len(targets)}; they must be equally many")
         if validation is None:
             classes = targets if loss.kind == "class" else None
-            kept, aside = divided(len(targets), self.validation_fraction, seed, classes)
+            labels = [np.flatnonzero(row).tolist() for row in targets] if loss.kind == "labels" else None
+            kept, aside = divided(len(targets), self.validation_fraction, seed, classes=classes, labels=labels)
         else:
             further, further_seconds = columns(validation[0], "validation[0]")
             if (seconds is None) != (further_seconds is None):
@@ -61,6 +64,8 @@ class SequenceHead(FineTuned):
                 f"label_smoothing={smoothing} is for one class a text; it must be 0 for several or numbers"
             )
         self._begin([side[row] for side in (texts, seconds or []) for row in kept if side], n_labels, seed)
+        if seconds is not None:
+            check_pairs(self.model_.config)
         pieces = cut(self.tokenizer_.encode(texts, seconds), self.model_.config.max_positions, self.tokenizer_)
         data, held = (LabelledDataset([pieces[row] for row in rows], targets[rows]) for rows in (kept, aside))
         weights = None if loss.weights is None else list(loss.weights)
@@ -76,6 +81,8 @@ class SequenceHead(FineTuned):
         """What the head makes of each text, (texts, labels), in float64."""
         check_is_fitted(self, "model_")
         texts, seconds = columns(X, "X")
+        if seconds is not None:
+            check_pairs(self.model_.config)
         pieces: list[Pieces] = cut(
             self.tokenizer_.encode(texts, seconds), self.model_.config.max_positions, self.tokenizer_
         )
@@ -83,6 +90,15 @@ class SequenceHead(FineTuned):
         for batch, logits in self._found(LabelledDataset(pieces, np.zeros(len(pieces))), sequence_logits):
             found[list(batch.sequences.rows)] = logits.double().cpu().numpy()
         return found
+
+
+def gives_numbers(folder: Path, kind: str, n_labels: int) -> bool:
+    """Whether a directory's head gives numbers: as its own file says, or, in anyone's, `transformers`' rule: what
+    `problem_type` says, and without it one label is a number."""
+    if kind:
+        return kind == "number"
+    problem = read_json(folder / CONFIG).get("problem_type")
+    return n_labels == 1 if problem is None else problem == "regression"
 
 
 def columns(X: Any, name: str, longest: int = MAX_CHARACTERS) -> tuple[list[str], list[str] | None]:

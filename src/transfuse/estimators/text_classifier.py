@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score, f1_score
@@ -17,7 +18,7 @@ from transfuse.data.wordpiece import WordPieceConfig
 from transfuse.errors import ConfigError, DataError, ModelDirectoryError
 from transfuse.estimators.about import ESTIMATOR
 from transfuse.estimators.fine_tuned import label_names
-from transfuse.estimators.sequence_head import SequenceHead, Texts
+from transfuse.estimators.sequence_head import SequenceHead, Texts, gives_numbers
 from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder
 from transfuse.metrics.labels import alike
 from transfuse.metrics.text_scores import Score
@@ -123,6 +124,10 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
         if self.class_weight is None:
             return None
         weights = compute_class_weight(self.class_weight, classes=self.classes_, y=labels)
+        bad = [i for i, weight in enumerate(weights) if not 0 <= weight < np.inf]
+        if bad:
+            name = self.classes_.tolist()[bad[0]]
+            raise ConfigError(f"class_weight of {name!r} is {weights[bad[0]]}; it must be a number from 0 up")
         return tuple(float(weight) for weight in weights)
 
     def _known(self, y: Iterable[Any]) -> np.ndarray:
@@ -130,9 +135,10 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
         labels = _labels(y, "validation[1]")
         if self.kind_ == "labels":
             return _indicators(labels, "validation[1]")
-        unknown = [label for label in labels.tolist() if label not in set(self.classes_.tolist())]
-        if unknown:
-            raise DataError(f"validation[1] has {unknown[0]!r}, which is not among the classes of y")
+        known = set(self.classes_.tolist())
+        for row, label in enumerate(labels.tolist()):
+            if label not in known:
+                raise DataError(f"validation[1][{row}] is {label!r}, which is not among the classes of y")
         return np.searchsorted(self.classes_, labels)
 
     def _says(self) -> dict[str, Any]:
@@ -145,7 +151,7 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
     def _take_labels(self, folder: Path, about: dict[str, Any]) -> None:
         problem = read_json(folder / CONFIG).get("problem_type")
         self.kind_ = about["kind"] or ("labels" if problem == "multi_label_classification" else "class")
-        if self.kind_ not in ("class", "labels") or problem == "regression":
+        if self.kind_ not in ("class", "labels") or gives_numbers(folder, about["kind"], self.model_.config.n_labels):
             raise ModelDirectoryError(f"{folder}: gives numbers, not classes; open it as a TextRegressor")
         names = about["classes"] or label_names(folder, self.model_.config.n_labels)
         if len(names) != self.model_.config.n_labels:
@@ -160,9 +166,13 @@ def _labels(y: Iterable[Any], name: str) -> np.ndarray:
     rows = list(y.to_numpy() if hasattr(y, "to_numpy") else y)
     if not rows:
         raise DataError(f"{name} is empty; at least 2 rows are needed")
-    missing = [i for i, label in enumerate(rows) if label is None or (isinstance(label, float) and label != label)]
-    if missing:
-        raise DataError(f"{name}[{missing[0]}] is missing")
+    for row, label in enumerate(rows):
+        if pd.api.types.is_scalar(label) and pd.isna(label):
+            raise DataError(f"{name}[{row}] is missing")
+        if isinstance(label, bytes) or isinstance(label, str) != isinstance(rows[0], str):
+            raise DataError(
+                f"{name}[{row}] is {label!r} and {name}[0] {rows[0]!r}; classes are all text or all numbers"
+            )
     try:
         labels = np.asarray(rows)
         check_classification_targets(labels[:, 0] if labels.ndim == 2 else labels)

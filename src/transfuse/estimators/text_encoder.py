@@ -25,7 +25,7 @@ from transfuse.errors import ConfigError, DataError, ModelDirectoryError, Trunca
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about
 from transfuse.estimators.model_card import model_card
 from transfuse.estimators.trained import TrainedEstimator
-from transfuse.models.bert import BertConfig, BertModel
+from transfuse.models.bert import BertConfig, BertModel, Head, check_pairs
 from transfuse.nn.linear import packed
 from transfuse.pretrained.directory import load_model, save_model
 from transfuse.pretrained.hub import local_directory
@@ -72,6 +72,8 @@ class TokenVectors:
 class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
     """A BERT that `fit` pre-trains on texts and whose `transform` gives one vector a text.
 
+    `encoder` is what pre-training goes on from: a fitted `TextEncoder`, or the directory or hub id of any BERT, whose
+    sizes and vocabulary it keeps; None starts from nothing, with the sizes in `model` and a vocabulary of its own.
     `pooling` makes it of the tokens': "mean" or "max" over all of them, or "cls", the first one's as the pooler, which
     next-sentence training gave its meaning, leaves it; `sklearn.preprocessing.Normalizer` behind it scales vectors to
     length 1. `masking` says what pre-training hides in rows of how many tokens. Nothing is ever computed on padding.
@@ -88,6 +90,7 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
     def __init__(
         self,
         *,
+        encoder: str | Path | TextEncoder | None = None,
         model: BertConfig = MODEL,
         tokenizer: WordPieceConfig = TOKENS,
         training: TrainingConfig = TRAINING,
@@ -99,6 +102,7 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         random_state: Any = 0,
         verbose: bool = False,
     ) -> None:
+        self.encoder = encoder
         self.model = model
         self.tokenizer = tokenizer
         self.training = training
@@ -113,8 +117,8 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
     def fit(self, X: Corpus | Iterable[str], y: Any = None, *, resume: bool = False) -> Self:
         """Learn a vocabulary, and to guess hidden words, from documents; `y` is ignored.
 
-        The last `validation_fraction` of the documents is kept aside to judge by. `resume` goes on from the newest
-        checkpoint in `run_dir`. Raises DataError for unusable text; otherwise as the other estimators.
+        The last `validation_fraction` of all their sentences is kept aside to judge by. `resume` goes on from the
+        newest checkpoint in `run_dir`. Raises DataError for unusable text; otherwise as the other estimators.
         """
         with self._unchanged_on_failure(), self._run_folder(resume) as folder:
             self._fit(folder, X, resume)
@@ -122,19 +126,25 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
 
     def _fit(self, folder: Path, X: Corpus | Iterable[str], resume: bool) -> None:
         self._check_settings()
+        if self.pooling == "cls" and not self.masking.next_sentence:
+            raise ConfigError('pooling="cls" is of next-sentence training, but masking.next_sentence=False')
         seed = self._seed()
         documents = [sentences("".join(pieces)) for pieces in as_corpus(X)]
         learned, judged = held_out_tail(documents, self.validation_fraction)
-        self.tokenizer_ = WordPiece.train(
-            (text for parts in learned for text in parts), self.model.vocab_size, self.tokenizer
-        )
-        head = "pretraining" if self.masking.next_sentence else "words"
-        config = self.model.replace(vocab_size=len(self.tokenizer_), head=head, pad_id=0)
-        self.model_ = BertModel(config).initialise(seed).to(pick_device(self.device))
+        head: Head = "pretraining" if self.masking.next_sentence else "words"
+        if self.encoder is None:
+            self.tokenizer_ = WordPiece.train(
+                (text for parts in learned for text in parts), self.model.vocab_size, self.tokenizer
+            )
+            model = BertModel(self.model.replace(vocab_size=len(self.tokenizer_), head=head, pad_id=0)).initialise(seed)
+        else:
+            model, self.tokenizer_ = begun_from(self.encoder, seed, head=head)
+            self._check_masking(model.config)
+        self.model_ = model.to(pick_device(self.device))
         data = MaskedDataset(learned, self.tokenizer_, self.masking, seed=seed)
         held = MaskedDataset(judged, self.tokenizer_, self.masking, seed=seed, name="the held-out share")
         identity = {
-            "model": self.model.to_dict(),
+            "model": self.model_.config.to_dict(),
             "masking": self.masking.to_dict(),
             "data": data.fingerprint(),
             "validation": held.fingerprint(),
@@ -180,6 +190,9 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         Raises DataError for a text without one, ConfigError for a model without a word head.
         """
         check_is_fitted(self, "model_")
+        (text,) = as_texts([text], "text")
+        if top < 1:
+            raise ConfigError(f"top={top} must be at least 1")
         if self.model_.words is None:
             raise ConfigError(f"a model with head={self.model_.config.head!r} has no word head to guess with")
         parts = text.split(MASK)
@@ -242,10 +255,17 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
             raise ConfigError(f"pooling={self.pooling!r} must be cls, mean or max")
         if self.training.select_by != "loss":
             raise ConfigError(f"select_by={self.training.select_by!r}: an encoder is judged by its loss")
-        if self.masking.context > self.model.max_positions:
+        if self.encoder is None:
+            self._check_masking(self.model)
+
+    def _check_masking(self, model: BertConfig) -> None:
+        """Raise ConfigError for rows that a model cannot read."""
+        if self.masking.context > model.max_positions:
             raise ConfigError(
-                f"masking.context={self.masking.context} must be at most max_positions={self.model.max_positions}"
+                f"masking.context={self.masking.context} must be at most max_positions={model.max_positions}"
             )
+        if self.masking.next_sentence:
+            check_pairs(model)
 
     @torch.inference_mode()
     def _vectors(self, pieces: Sequence[Pieces]) -> Iterator[tuple[PackedSequences, Tensor]]:
@@ -254,7 +274,8 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         self.model_.eval()
         with packed(self.model_.encoder.modules()):
             for rows in by_length([len(one) for one in pieces], ENCODED_TOKENS):
-                sequences = pack(rows, [one.ids for one in pieces], [one.segments for one in pieces]).to(device)
+                ids, segments = ([getattr(pieces[row], part) for row in rows] for part in ("ids", "segments"))
+                sequences = pack(rows, ids, segments).to(device)
                 yield sequences, token_vectors(self.model_, sequences)
 
     @torch.inference_mode()
@@ -270,6 +291,24 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
                 first += n * T
             pooled_BD = torch.cat(parts)
         return pooled_BD
+
+
+def begun_from(
+    encoder: str | Path | TextEncoder, seed: int, *, head: Head, n_labels: int = 2
+) -> tuple[BertModel, WordPiece]:
+    """A model with the weights of a fitted encoder, a directory or a hub id, what its own head lacks drawn from `seed`,
+    and the tokenizer that belongs to it."""
+    source = encoder if isinstance(encoder, TextEncoder) else TextEncoder.load(encoder)
+    check_is_fitted(source, "model_")
+    config = source.model_.config.replace(head=head, n_labels=n_labels, pooler=None)
+    model = BertModel(config).initialise(seed)
+    known = dict(source.model_.named_parameters())
+    own_labels = head != "pretraining" or source.model_.config.head != "pretraining"
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name in known and not (own_labels and name.startswith("labels")):
+                weight.copy_(known[name])
+    return model, source.tokenizer_
 
 
 def bert_tokenizer_values(max_positions: int) -> dict[str, Any]:

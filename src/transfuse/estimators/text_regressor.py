@@ -11,7 +11,8 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import mean_absolute_error, r2_score
 
 from transfuse.errors import DataError, ModelDirectoryError
-from transfuse.estimators.sequence_head import SequenceHead, Texts
+from transfuse.estimators.about import ESTIMATOR
+from transfuse.estimators.sequence_head import SequenceHead, Texts, gives_numbers
 from transfuse.metrics.text_scores import Score
 from transfuse.training.classification import SequenceLoss
 
@@ -72,10 +73,15 @@ class TextRegressor(RegressorMixin, SequenceHead):  # type: ignore[misc]
 
     def _take_labels(self, folder: Path, about: dict[str, Any]) -> None:
         n = self.model_.config.n_labels
-        if about["kind"] not in ("", "number"):
+        if not gives_numbers(folder, about["kind"], n):
             raise ModelDirectoryError(f"{folder}: gives classes, not numbers; open it as a TextClassifier")
         self.kind_, self._one = "number", n == 1
         self.mean_, self.scale_ = np.array(about["mean"] or [0.0] * n), np.array(about["scale"] or [1.0] * n)
+        if not len(self.mean_) == len(self.scale_) == n:
+            raise ModelDirectoryError(
+                f"{folder / ESTIMATOR}: {len(self.mean_)} means and {len(self.scale_)} scales, but the model gives {n} "
+                "numbers"
+            )
 
 
 def _numbers(y: Iterable[Any], name: str) -> np.ndarray:

@@ -33,6 +33,9 @@ from transfuse.training.tagging import piece_logits, tagging_loss
 OVERLAP = 0.25
 """Share of a window that the one before it has too."""
 
+PREFIXES = "BIES"
+"""Of tags that begin an entity, go on with it, end it, and are one alone."""
+
 SURE = 20.0
 """Logit of "outside" for a word that has no pieces, as one of control characters has none."""
 
@@ -167,7 +170,7 @@ class TokenTagger(FineTuned):
             words = _Words.read(X, "X")
             tags = words.tags(y, "y")
             self.scheme_ = self.scheme or _scheme_of(tags)
-            tags = self._in_scheme(tags)
+            tags = self._in_scheme(tags, "y")
             names = sorted({tag for row in tags for tag in row})
             if len(names) < 2:
                 raise DataError(f"y has 1 tag ({names[0]!r}); at least 2 are needed")
@@ -175,14 +178,14 @@ class TokenTagger(FineTuned):
             kept, aside = np.arange(len(words)), np.arange(0)
             held, held_tags = words, tags
             if validation is None:
-                kept, aside = divided(len(words), self.validation_fraction, seed)
+                kept, aside = divided(len(words), self.validation_fraction, seed, labels=[set(row) for row in tags])
             else:
                 held = _Words.read(validation[0], "validation[0]")
-                held_tags = self._in_scheme(held.tags(validation[1], "validation[1]"))
+                held_tags = self._in_scheme(held.tags(validation[1], "validation[1]"), "validation[1]")
                 aside = np.arange(len(held))
-            unknown = sorted({tag for row in held_tags for tag in row} - set(names))
-            if unknown:
-                raise DataError(f"validation[1] has {unknown[0]!r}, which is not among the tags of y")
+            for row, own in enumerate(held_tags):
+                if unknown := sorted(set(own) - set(names)):
+                    raise DataError(f"validation[1][{row}] has {unknown[0]!r}, which is not among the tags of y")
             self._begin((word for row in kept for word in words.rows[row]), len(names), seed)
             data = self._dataset([words.rows[row] for row in kept], [tags[row] for row in kept])
             judged = self._dataset([held.rows[row] for row in aside], [held_tags[row] for row in aside])
@@ -191,9 +194,13 @@ class TokenTagger(FineTuned):
         return self
 
     def predict(self, X: Iterable[Any]) -> list[Any]:
-        """A tag for each word, or, of texts, their entities as (start, end, kind)."""
+        """A tag for each word, or, of texts, their entities as (start, end, kind).
+
+        Raises ConfigError for texts where the model's tags are not of entities: give lists of words.
+        """
         words = _Words.read(X, "X")
         if words.are_texts:
+            self._check_entities()
             return [[(one.start, one.end, one.label) for one in row] for row in self._entities(words)]
         return [tags for tags, _ in self._tags(words)]
 
@@ -210,16 +217,23 @@ class TokenTagger(FineTuned):
 
         Raises ConfigError for a model whose tags are not of entities.
         """
+        self._check_entities()
+        return self._entities(_Words.read(X, "X"))
+
+    def _check_entities(self) -> None:
         check_is_fitted(self, "model_")
         if self.scheme_ == "plain":
-            raise ConfigError("this model's tags have no prefixes (B-, I-, …), so they mark no entities")
-        return self._entities(_Words.read(X, "X"))
+            raise ConfigError("this model's tags have no prefixes (B-, I-, …), so they mark no entities in a text")
 
     def evaluate(self, X: Iterable[Any], y: Iterable[Any]) -> list[Score]:
         """Entity F1, precision and recall; of tags without prefixes accuracy and mean F1 of tags; in percent."""
         check_is_fitted(self, "model_")
         words = _Words.read(X, "X")
         wanted = words.tags(y, "y")
+        if self.scheme_ != "plain":
+            _check_prefixes(wanted, "y")
+        elif not {tag for row in wanted for tag in row} & set(self.classes_.tolist()):
+            raise DataError(f"y: none of its tags is one of the model's, as {self.classes_.tolist()[0]!r} is")
         found = [tags for tags, _ in self._tags(words)]
         if self.scheme_ != "plain":
             return entity_scores(wanted, found)
@@ -234,9 +248,11 @@ class TokenTagger(FineTuned):
         """Entity F1, or accuracy of tags without prefixes, from 0 to 1."""
         return self.evaluate(X, y)[0].value / 100
 
-    def _in_scheme(self, tags: list[list[str]]) -> list[list[str]]:
+    def _in_scheme(self, tags: list[list[str]], name: str) -> list[list[str]]:
+        """Tags as the model learns and says them. Raises DataError for one that marks no entity where others do."""
         if self.scheme_ == "plain":
             return tags
+        _check_prefixes(tags, name)
         return [tags_of(entities_of(row), len(row), self.scheme_) for row in tags]
 
     def _tags(self, words: _Words) -> list[tuple[list[str], np.ndarray]]:
@@ -244,7 +260,7 @@ class TokenTagger(FineTuned):
         found = []
         for logits in self._logits(words):
             best = self.classes_[logits.argmax(1)].tolist()
-            found.append((self._in_scheme([best])[0], _softmax(logits).max(1)))
+            found.append((self._in_scheme([best], "classes_")[0], _softmax(logits).max(1)))
         return found
 
     def _entities(self, words: _Words) -> list[list[Entity]]:
@@ -311,7 +327,7 @@ class TokenTagger(FineTuned):
                 f"{folder / ESTIMATOR}: {len(names)} tags, but the model has {self.model_.config.n_labels}"
             )
         self.classes_ = np.array(names)
-        self.scheme_ = about["scheme"] or _scheme_of([names])
+        self.scheme_ = about["scheme"] or ("plain" if None in map(_prefix, names) else _scheme_of([names]))
         if self.scheme_ not in ("bio", "bioes", "plain"):
             raise ModelDirectoryError(f"{folder / ESTIMATOR}: scheme={self.scheme_!r} must be bio, bioes or plain")
 
@@ -342,11 +358,26 @@ class _Cut:
 
 
 def _scheme_of(tags: Iterable[Sequence[str]]) -> Literal["bio", "bioes", "plain"]:
-    """The scheme that tags are in: plain unless every one but O has a prefix."""
-    prefixes = Counter(tag.partition("-")[0] if tag[1:2] == "-" else tag for row in tags for tag in row)
-    if set(prefixes) <= {OUTSIDE} or not set(prefixes) <= {OUTSIDE, "B", "I", "E", "S"}:
+    """The scheme that tags are in: plain unless most of those that are not O have a prefix."""
+    prefixes = Counter(_prefix(tag) for row in tags for tag in row)
+    if sum(prefixes[one] for one in PREFIXES) <= prefixes[None]:
         return "plain"
-    return "bioes" if {"E", "S"} & set(prefixes) else "bio"
+    return "bioes" if prefixes["E"] or prefixes["S"] else "bio"
+
+
+def _prefix(tag: str) -> str | None:
+    """What a tag says of an entity: one of `PREFIXES`, O, or None if it says nothing."""
+    known = tag == OUTSIDE or (tag[0] in PREFIXES and tag[1:2] in ("", "-"))
+    return tag[0] if known else None
+
+
+def _check_prefixes(tags: Sequence[Sequence[str]], name: str) -> None:
+    """Raise DataError, naming row and word, for a tag that is neither O nor has a prefix."""
+    for row, one in enumerate(tags):
+        for word, tag in enumerate(one):
+            if _prefix(tag) is None:
+                hint = "; in BILOU, write E- for L- and S- for U-" if tag[:2] in ("L-", "U-") else ""
+                raise DataError(f"{name}[{row}][{word}]: {tag!r} is neither O nor begins with B-, I-, E- or S-{hint}")
 
 
 def _words_of(mark: Mark, places: Sequence[tuple[int, int]]) -> tuple[int, int, str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 import transfuse
@@ -117,6 +118,13 @@ class TrainedEstimator(ConfiguredEstimator):
                     f"{checkpoints.folder} holds checkpoints of an earlier run; resume it, or choose another folder"
                 )
             yield folder
+
+    def __sklearn_clone__(self) -> Self:
+        """An unfitted copy; a fitted `encoder`, where there is one, is where the copy starts from as well."""
+        settings = self.get_params(deep=False)
+        return type(self)(
+            **{name: value if name == "encoder" else clone(value, safe=False) for name, value in settings.items()}
+        )
 
     def _train(
         self,

@@ -81,6 +81,12 @@ class BertConfig(Config):
         return self.head in POOLED if self.pooler is None else self.pooler
 
 
+def check_pairs(config: BertConfig) -> None:
+    """Raise ConfigError for a model that does not tell a second text from a first."""
+    if config.n_segments < 2:
+        raise ConfigError(f"n_segments={config.n_segments}: this model reads one text a row; two texts need 2 segments")
+
+
 class WordHead(nn.Module):
     """Logits of the word at each position: a layer, a norm, and the token table."""
 

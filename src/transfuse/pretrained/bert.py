@@ -38,6 +38,14 @@ _LABELS = {
     "token": "classifier",
     "span": "qa_outputs",
 }
+_HEADS = ("cls.predictions.", "cls.seq_relationship.", "classifier.", "qa_outputs.")
+_HEADS_OF: dict[Head, set[str]] = {
+    "words": {"cls.predictions."},
+    "pretraining": {"cls.predictions.", "cls.seq_relationship."},
+    "sequence": {"classifier."},
+    "token": {"classifier."},
+    "span": {"qa_outputs."},
+}
 _FIELDS = {
     "vocab_size": "vocab_size",
     "d_model": "hidden_size",
@@ -87,7 +95,6 @@ def _values(c: BertConfig) -> dict[str, Any]:
         | _VARIANTS
         | {
             "intermediate_size": c.d_hidden or 4 * c.d_model,
-            "pooler": c.has_pooler,
             "hidden_act": theirs[c.activation],
             "num_labels": c.n_labels,
             "id2label": {str(i): f"LABEL_{i}" for i in range(c.n_labels)},
@@ -103,11 +110,10 @@ def _config(values: Mapping[str, Any]) -> BertConfig:
     for name, supported in _VARIANTS.items():
         if values.get(name, supported) != supported:
             raise ModelDirectoryError(f"{name}={values[name]!r} is not supported")
-    (architecture,) = values.get("architectures") or ["BertModel"]
-    if architecture not in ARCHITECTURES:
-        raise ModelDirectoryError(
-            f"architectures={architecture!r} is not supported; known are {', '.join(_NAMES.values())}"
-        )
+    named = values.get("architectures") or ["BertModel"]
+    architecture = next((name for name in named if name in ARCHITECTURES), None)
+    if architecture is None:
+        raise ModelDirectoryError(f"architectures={named!r} is not supported; known are {', '.join(_NAMES.values())}")
     activation = values.get("hidden_act", "gelu")
     if activation not in _ACTIVATIONS:
         raise ModelDirectoryError(f"hidden_act={activation!r} is not supported; known are {', '.join(_ACTIVATIONS)}")
@@ -116,12 +122,19 @@ def _config(values: Mapping[str, Any]) -> BertConfig:
             **{ours: values.get(name, _DEFAULTS.get(name)) for ours, name in _FIELDS.items()},
             activation=_ACTIVATIONS[activation],  # type: ignore[arg-type]
             head=ARCHITECTURES[architecture],
-            # theirs, bare, always has one; ours says so
-            pooler=values.get("pooler", True if architecture == "BertModel" else None),
             n_labels=len(values.get("id2label") or {"0": "", "1": ""}),
         )
     except ConfigError as error:
         raise renamed_error(error, _FIELDS) from error
+
+
+def _fitted(config: BertConfig, weights: Mapping[str, Tensor]) -> BertConfig:
+    """With the pooler and the next-sentence head that published files hold, whatever architecture they name."""
+    head = config.head
+    if head == "words" and f"{_LABELS['pretraining']}.weight" in weights:
+        head = "pretraining"
+    pooled = any(name.endswith("pooler.dense.weight") for name in weights)
+    return config.replace(head=head, pooler=pooled if head in ("none", "words") else None)
 
 
 def _complete(config: BertConfig, weights: dict[str, Tensor]) -> None:
@@ -132,15 +145,19 @@ def _complete(config: BertConfig, weights: dict[str, Tensor]) -> None:
 
 
 def _reduce(config: BertConfig, weights: dict[str, Tensor]) -> None:
-    """Give every name its prefix, and take out what older files hold besides."""
+    """Give every name its prefix, and take out what files hold besides: of older versions, or of other heads."""
     for name in list(weights):
         if name.endswith("embeddings.position_ids"):
             del weights[name]
-        elif not name.startswith(("bert.", "cls.", "classifier.", "qa_outputs.")):
+        elif not name.startswith(("bert.", *_HEADS)):
             weights[f"bert.{name}"] = weights.pop(name)
     for old, new in (("gamma", "weight"), ("beta", "bias")):
         for name in [name for name in weights if name.endswith(f"LayerNorm.{old}")]:
             weights[name.removesuffix(old) + new] = weights.pop(name)
+    others = set(_HEADS) - _HEADS_OF.get(config.head, set())
+    for name in list(weights):
+        if name.startswith(tuple(others)) or (name.startswith("bert.pooler.") and not config.has_pooler):
+            del weights[name]
     if "cls.predictions.decoder.weight" in weights:
         drop_copy(weights, "cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight")
     if "cls.predictions.decoder.bias" in weights:
@@ -155,6 +172,7 @@ BERT = Family(
     values=_values,
     config=_config,
     table=_table,
+    fitted=_fitted,
     complete=_complete,
     reduce=_reduce,
 )

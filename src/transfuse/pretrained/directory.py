@@ -133,6 +133,7 @@ def load_model(folder: Path, dtype: torch.dtype | None = None) -> Model:
     """
     family, config = read_config(folder)
     weights = read_weights(folder)
+    config = family.fitted(config, weights)
     unknown: list[str] = []
     if table := family.table(config):
         try:

@@ -19,8 +19,8 @@ class Family(Generic[C]):
 
     `architecture` is the class that `transformers` opens it as. `model` makes a model of a config. `expresses` says
     whether the family has a config's architecture; `values` writes it as their config.json, `config` reads it; `table`
-    renames weights. `complete` adds to weights under their names what the family always has, `reduce` takes out what
-    ours never has; both work in place.
+    renames weights. `fitted` adds to a config what only the weights tell. `complete` adds to weights under their names
+    what the family always has, `reduce` takes out what ours never has; both work in place.
     """
 
     model_type: str
@@ -30,5 +30,6 @@ class Family(Generic[C]):
     values: Callable[[C], dict[str, Any]]
     config: Callable[[Mapping[str, Any]], C]
     table: Callable[[C], list[Rename]]
+    fitted: Callable[[C, Mapping[str, Tensor]], C] = lambda config, weights: config
     complete: Callable[[C, dict[str, Tensor]], None] = lambda config, weights: None
     reduce: Callable[[C, dict[str, Tensor]], None] = lambda config, weights: None
