@@ -1,4 +1,4 @@
-"""Encoded texts with targets, one each or one a piece, laid end to end in batches of like lengths.
+"""Encoded texts with targets, one each or one a piece, laid end to end in batches.
 
 Shapes: B texts, N pieces of them all.
 """
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from transfuse.data.batches import IGNORED
-from transfuse.data.sequences import PackedSequences, by_length, pack
+from transfuse.data.sequences import PackedSequences, alike, by_length, pack
 from transfuse.data.wordpiece import Pieces
 
 
@@ -54,8 +54,11 @@ class LabelledDataset:
     def epoch(self, budget: int, seed: int, epoch: int) -> list[list[int]]:
         """Rows of every batch of an epoch, at most `budget` tokens each, the same for the same arguments."""
         draw = np.random.default_rng([seed, epoch])
+        lengths = np.array([len(one) for one in self.pieces])
+        if not self.per_piece:
+            return alike(lengths, budget, draw)
         order = draw.permutation(len(self))  # ties fall differently every epoch
-        batches = by_length([len(self.pieces[row]) for row in order], budget)
+        batches = by_length(lengths[order], budget)
         return [[int(order[place]) for place in batches[i]] for i in draw.permutation(len(batches))]
 
     def in_order(self, budget: int) -> list[list[int]]:

@@ -5,12 +5,19 @@ Shapes: N tokens of a row.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+PARTS = 4
+"""Lengths, from short to long, that a batch of mixed lengths has."""
+
+SLACK = 1.25
+"""How many times the fewest batches are made at most, for none to be above its budget; what still is, is halved."""
 
 Ids = Sequence[int] | np.ndarray
 
@@ -40,7 +47,7 @@ class PackedSequences:
         )
 
 
-def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def by_length(lengths: Sequence[int] | np.ndarray, budget: int) -> list[list[int]]:
     """Rows, shortest first, cut into batches of at most `budget` tokens; a longer row stands alone."""
     batches: list[list[int]] = []
     left = 0
@@ -51,6 +58,35 @@ def by_length(lengths: Sequence[int], budget: int) -> list[list[int]]:
         batches[-1].append(row)
         left -= lengths[row]
     return batches
+
+
+def alike(lengths: Sequence[int] | np.ndarray, budget: int, draw: np.random.Generator) -> list[list[int]]:
+    """Rows in batches of about as many rows and tokens each, at most `budget` tokens; a longer row stands alone.
+
+    Each batch has neighbours in length of short, middling and long rows. Were batches cut by length alone, a step's
+    mean would be over many short texts or over few long ones, which would weigh more each.
+    """
+    sizes = np.asarray(lengths)
+    order = draw.permutation(len(sizes))  # ties fall differently every time
+    order = order[np.argsort(sizes[order], kind="stable")]
+    fewest = max(1, math.ceil(sizes.sum() / budget))
+    for n_batches in np.unique(np.linspace(fewest, SLACK * fewest, 10).astype(int)).tolist():
+        parts = np.array_split(order, max(1, min(PARTS, len(order) // n_batches)))
+        chunks = [np.array_split(part, n_batches) for part in parts]
+        for chunk in chunks[:-1]:  # the longest of the long go with the shortest of the others
+            chunk.reverse()
+        batches = [np.concatenate(own) for own in zip(*chunks, strict=True)]
+        if all(sizes[batch].sum() <= budget for batch in batches):
+            break
+    within = [part.tolist() for batch in batches for part in _halved(batch, sizes, budget) if len(part)]
+    return [within[i] for i in draw.permutation(len(within))]
+
+
+def _halved(batch: np.ndarray, sizes: np.ndarray, budget: int) -> list[np.ndarray]:
+    """The batch, or halves of it that are within the budget."""
+    if len(batch) < 2 or sizes[batch].sum() <= budget:
+        return [batch]
+    return [part for half in (batch[::2], batch[1::2]) for part in _halved(half, sizes, budget)]
 
 
 def pack(rows: Sequence[int], ids: Sequence[Ids], segments: Sequence[Ids]) -> PackedSequences:

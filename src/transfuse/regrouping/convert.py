@@ -35,8 +35,9 @@ METHODS: tuple[Method, ...] = ("aligned", "procrustes", "mean", "first", "random
 AGREEING: tuple[Method, ...] = ("aligned", "procrustes")
 """Methods that look at data for what heads can agree on."""
 
-STATISTICS_TOKENS = 10_000
-"""Calibration tokens that heads are aligned on; outputs are refitted on all, for they have more to fit."""
+STATISTICS_PER_NUMBER, LEAST_STATISTICS = 8, 2000
+"""Calibration tokens that heads are aligned on, for each number of a position's keys, and at least; outputs are refitted
+on all."""
 
 RIDGE = 0.01
 """Of the mean diagonal of what is regressed on."""
@@ -167,8 +168,9 @@ def _sublayer(
     entered = [block.entering(norms[0], stream.x_BTD) for stream in streams]
     if converts:
         statistics = HeadStatistics(own)
+        enough = max(STATISTICS_PER_NUMBER * own.key.out_features, LEAST_STATISTICS)
         for stream, x_BTD in zip(streams, entered, strict=True):
-            if method not in AGREEING or statistics.n_queries >= STATISTICS_TOKENS:
+            if method not in AGREEING or statistics.n_queries >= enough:
                 break
             memory_BSD, keep = _attended(stream, memory)
             statistics.add(own, x_BTD, memory_BSD, keep=keep, real_BT=stream.real_BT)
