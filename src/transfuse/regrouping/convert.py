@@ -36,8 +36,8 @@ AGREEING: tuple[Method, ...] = ("aligned", "procrustes")
 """Methods that look at data for what heads can agree on."""
 
 STATISTICS_PER_NUMBER, LEAST_STATISTICS = 8, 2000
-"""Calibration tokens that heads are aligned on, for each number of a position's keys, and at least; outputs are refitted
-on all."""
+"""Calibration tokens that heads are aligned on, for each number of a position's keys, and at least; outputs are
+refitted on all."""
 
 RIDGE = 0.01
 """Of the mean diagonal of what is regressed on."""
