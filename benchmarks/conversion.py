@@ -93,7 +93,7 @@ def main(text: Path, sources: Path, targets: Path) -> int:
         }
         for name, (model, data, heads) in models.items():
             X, y = columns(data)
-            model.fit(X) if y is None else model.fit(X, y)
+            model.fit(X) if y is None else model.fit(X, y, validation=(X[:2], y[:2]))
             n = sum(weight.numel() for weight in model.model_.parameters())
             model.save(Path(folder, name))
             for n_kv_heads in heads:

@@ -35,7 +35,7 @@ METHODS: tuple[Method, ...] = ("aligned", "procrustes", "mean", "first", "random
 AGREEING: tuple[Method, ...] = ("aligned", "procrustes")
 """Methods that look at data for what heads can agree on."""
 
-STATISTICS_PER_NUMBER, LEAST_STATISTICS = 8, 2000
+STATISTICS_PER_NUMBER, LEAST_STATISTICS = 4, 2000
 """Calibration tokens that heads are aligned on, for each number of a position's keys, and at least; outputs are
 refitted on all."""
 
@@ -165,29 +165,39 @@ def _sublayer(
     converts = _changes(own, new)
     norms = getattr(block, f"{name}_norm"), getattr(changed, f"{name}_norm")
     memory = name == "cross_attention"
-    entered = [block.entering(norms[0], stream.x_BTD) for stream in streams]
     if converts:
-        statistics = HeadStatistics(own)
-        enough = max(STATISTICS_PER_NUMBER * own.key.out_features, LEAST_STATISTICS)
-        for stream, x_BTD in zip(streams, entered, strict=True):
-            if method not in AGREEING or statistics.n_queries >= enough:
-                break
-            memory_BSD, keep = _attended(stream, memory)
-            statistics.add(own, x_BTD, memory_BSD, keep=keep, real_BT=stream.real_BT)
+        statistics = _statistics(block, own, norms[0], streams if method in AGREEING else (), memory)
         _fold(own, new, statistics, method, generator)
-    for stream, x_BTD in zip(streams, entered, strict=True):
-        stream.x_BTD = stream.x_BTD + _apply(own, x_BTD, stream, memory)
-    del entered
-    if converts:
-        found = [_heads(new, changed.entering(norms[1], stream.converted_BTD), stream, memory) for stream in streams]
-        if refit:
-            _refit(new, found, streams)
-        added = (new.out(heads_BTN) for heads_BTN in found)
-    else:
-        added = (_apply(new, changed.entering(norms[1], stream.converted_BTD), stream, memory) for stream in streams)
-    for stream, added_BTD in zip(streams, added, strict=True):
+        del statistics
+    for stream in streams:
+        stream.x_BTD = stream.x_BTD + _apply(own, block.entering(norms[0], stream.x_BTD), stream, memory)
+    heads: list[Tensor] = []
+    if converts and refit:  # which changes nothing before the output projection
+        for stream in streams:
+            memory_BSD, keep = _attended(stream, memory)
+            heads.append(new.heads(changed.entering(norms[1], stream.converted_BTD), memory_BSD, keep=keep))
+        _refit(new, heads, streams)
+    for stream in streams:
+        if heads:
+            added_BTD = new.out(heads.pop(0))
+        else:
+            added_BTD = _apply(new, changed.entering(norms[1], stream.converted_BTD), stream, memory)
         stream.converted_BTD = changed.leaving(norms[1], stream.converted_BTD + added_BTD)
         stream.x_BTD = block.leaving(norms[0], stream.x_BTD)
+
+
+def _statistics(
+    block: Block, attention: Attention, norm: nn.Module, streams: Sequence[Stream], memory: bool
+) -> HeadStatistics:
+    """What the heads do on as many of the streams as it takes to know."""
+    found = HeadStatistics(attention)
+    enough = max(STATISTICS_PER_NUMBER * attention.key.out_features, LEAST_STATISTICS)
+    for stream in streams:
+        if found.n_queries >= enough:
+            break
+        memory_BSD, keep = _attended(stream, memory)
+        found.add(attention, block.entering(norm, stream.x_BTD), memory_BSD, keep=keep, real_BT=stream.real_BT)
+    return found
 
 
 def _attended(stream: Stream, memory: bool) -> Any:
@@ -199,11 +209,6 @@ def _apply(sublayer: nn.Module, x_BTD: Tensor, stream: Stream, memory: bool) -> 
         return sublayer(x_BTD)
     memory_BSD, keep = _attended(stream, memory)
     return sublayer(x_BTD, memory_BSD, keep=keep)
-
-
-def _heads(attention: Attention, x_BTD: Tensor, stream: Stream, memory: bool) -> Tensor:
-    memory_BSD, keep = _attended(stream, memory)
-    return attention.heads(x_BTD, memory_BSD, keep=keep)
 
 
 def _fold(
