@@ -92,11 +92,14 @@ def main() -> int:
     parser.add_argument("--sides", nargs="*", choices=SIDES, default=SIDES)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     asked = parser.parse_args()
-    encoder = pretrained(asked.text, asked.out, asked.steps, asked.precision)
-    dropout = {name: getattr(MODEL, name) for name in ("dropout", "attention_dropout")}
-    encoder.model_.config = encoder.model_.config.replace(**dropout)  # of what is fine-tuned from it
-    print(f"{sum(weight.numel() for weight in encoder.model_.parameters()):,} parameters")
-    show(read_metrics(asked.out / "run" / "metrics.jsonl"), asked.out / "pretraining.png")
+    starts: dict[str, TextEncoder | None] = {"from nothing": None}
+    if "pre-trained" in asked.sides:
+        encoder = pretrained(asked.text, asked.out, asked.steps, asked.precision)
+        dropout = {name: getattr(MODEL, name) for name in ("dropout", "attention_dropout")}
+        encoder.model_.config = encoder.model_.config.replace(**dropout)  # of what is fine-tuned from it
+        print(f"{sum(weight.numel() for weight in encoder.model_.parameters()):,} parameters")
+        show(read_metrics(asked.out / "run" / "metrics.jsonl"), asked.out / "pretraining.png")
+        starts["pre-trained"] = encoder
     parts = {}
     for name in ("train", "dev", "test"):
         columns, _ = read_columns(asked.sst2 / f"{name}.tsv", ["sentence", "label"])
@@ -112,7 +115,7 @@ def main() -> int:
 
     found: dict[str, list[float]] = {}
     for name in asked.sides:
-        start = encoder if name == "pre-trained" else None
+        start = starts[name]
         tried = {rate: trained(start, rate, 0) for rate in RATES}
         on_dev = {rate: accuracy(model, parts["dev"]) for rate, model in tried.items()}
         best = max(on_dev, key=lambda rate: on_dev[rate])
