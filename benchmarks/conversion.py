@@ -2,7 +2,7 @@
 
     python benchmarks/conversion.py TEXT SOURCES TARGETS
 
-A Llama of 11 layers × 768 with 12 heads, trained for one step on TEXT (WikiText-2's valid.txt.xz for instance), and an
+A Llama of 10 layers × 768 with 12 heads, trained for one step on TEXT (WikiText-2's valid.txt.xz for instance), and an
 encoder–decoder of 10 + 10 layers × 512 with 8 heads, trained for one step on parallel files; what trained them
 calibrates as well. Heads aligned and outputs refitted. Each conversion has a process of its own, whose largest resident
 size, less that before the conversion, is the memory it takes besides the model. Exits 1 above a bar.
@@ -32,7 +32,7 @@ from transfuse import (
 )
 
 SECONDS, TIMES = 120.0, 3.0
-LLAMA = DecoderConfig(vocab_size=8000, d_model=768, n_layers=11, n_heads=12, d_hidden=2048, max_positions=512)
+LLAMA = DecoderConfig(vocab_size=12_000, d_model=768, n_layers=10, n_heads=12, d_hidden=2048, max_positions=512)
 PAIRS = Seq2SeqConfig(
     vocab_size=16_000, d_model=512, encoder_layers=10, decoder_layers=10, encoder_heads=8, decoder_heads=8,
     encoder_hidden=2048, decoder_hidden=2048,
