@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 
 from transfuse.cli.messages import say, stoppable
@@ -84,8 +83,7 @@ def fit_classify(
         return TextClassifier(class_weight="balanced" if balanced else None, **common)
 
     common = {"encoder": start, "validation_fraction": validation_fraction, "device": device}
-    alike = {} if number else {"classes": np.asarray(y)}
-    _fit(make, common, X, y, held, out=out, seeds=seeds, seed=seed, settings=settings, resume=resume, alike=alike)
+    _fit(make, common, X, y, held, out=out, seeds=seeds, seed=seed, settings=settings, resume=resume)
     say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} TABLE")
 
 
@@ -123,7 +121,6 @@ def fit_tag(
         seed=seed,
         settings=settings,
         resume=resume,
-        alike={"labels": [{tag if isinstance(tag, str) else tag[-1] for tag in row} for row in tagged.y]},
     )
     say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} TAGGED")
 
@@ -162,7 +159,6 @@ def fit_answer(
         seed=seed,
         settings=settings,
         resume=resume,
-        alike={"groups": [context for _, context in questions.X]},
     )
     say(f"next: transfuse predict {out} QUESTIONS.json    transfuse evaluate {out} QUESTIONS.json")
 
@@ -179,17 +175,12 @@ def _fit(
     seed: int,
     settings: list[str] | None,
     resume: bool,
-    alike: dict[str, Any],
 ) -> None:
-    """Train once a seed, keep the model that is best on the held-out rows, and say how far the others are from it.
-    `alike` says how several seeds' common held-out rows are drawn, as the estimator draws its own."""
+    """Train once a seed, keep the model that is best on the held-out rows, and say how far the others are from it."""
     check_ours(out)
     check_idle(common["encoder"], settings)
     if seeds > 1 and held is None:  # seeds compare on the same rows
-        from transfuse.estimators.fine_tuned import divided
-
-        sides = divided(len(X), common["validation_fraction"], seed, **alike)
-        (X, y), held = (([X[i] for i in side], [y[i] for i in side]) for side in sides)
+        (X, y), held = make(**common, random_state=seed).divided(X, y)
     models = []
     for own in range(seed, seed + seeds):
         folder = out / ("training" if seeds == 1 else f"training-{own}")

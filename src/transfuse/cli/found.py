@@ -13,7 +13,6 @@ import typer
 
 from transfuse.cli.options import read_questions, read_rows
 from transfuse.cli.saved import kind_of, load_model
-from transfuse.data.text_files import MAX_CHARACTERS, MOST_CHARACTERS
 
 LINE_ENDS = re.compile(r"[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]+")
 
@@ -35,7 +34,7 @@ def print_found(
         rows, ids = questions.X, questions.ids
     else:
         in_windows = kind_of(directory) in ("TokenTagger", "QuestionAnswerer")
-        rows = read_rows(data, source, second, MOST_CHARACTERS if in_windows else MAX_CHARACTERS)
+        rows = read_rows(data, source, second, in_windows)
     model = load_model(directory, device)
     for number, (row, (text, record)) in enumerate(zip(rows, _lines(model, rows), strict=True)):
         given = {"source": row} if isinstance(row, str) else {"source": row[0], "second": row[1]}

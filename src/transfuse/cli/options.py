@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from transfuse.cli.messages import say
-from transfuse.data.text_files import MAX_CHARACTERS
 from transfuse.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -133,23 +132,23 @@ def as_numbers(labels: list[str], path: Path) -> list[float]:
     return [float(label) for label in labels]
 
 
-def read_rows(path: str, source: str | None, second: str | None, longest: int) -> list[Any]:
-    """Texts of at most `longest` characters, or pairs of them where there is a second column."""
+def read_rows(path: str, source: str | None, second: str | None, long: bool = False) -> list[Any]:
+    """Texts, or pairs of them where there is a second column; `long` ones for a model that reads in windows."""
     if second is None:
         from transfuse import read_sources
 
-        return read_sources(path, source=source, longest=longest)
+        return read_sources(path, source=source, long=long)
     from transfuse import read_columns
 
     if source is None:
         raise DataError(f"{path}: name both columns: source={source}, second={second}")
-    columns, _ = read_columns(path, [source, second], longest=longest)
+    columns, _ = read_columns(path, [source, second], long=long)
     return list(zip(*columns, strict=True))
 
 
 def read_sources(path: str, source: str | None) -> list[str]:
     """Texts to feed a model that writes text."""
-    return read_rows(path, source, None, MAX_CHARACTERS)
+    return read_rows(path, source, None)
 
 
 def read_tags(paths: list[Path], token_column: int, tag_column: int) -> Tagged:

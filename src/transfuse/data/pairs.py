@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transfuse.data.text_files import MAX_CHARACTERS, STDIN, read_lines, suffix_of
+from transfuse.data.text_files import MAX_CHARACTERS, MOST_CHARACTERS, STDIN, read_lines, suffix_of
 from transfuse.errors import DataError
 
 _TABLES = (".tsv", ".csv")
@@ -80,9 +80,9 @@ def read_pairs(
     return pairs
 
 
-def read_sources(path: str | Path, *, source: str | None = None, longest: int = MAX_CHARACTERS) -> list[str]:
-    """Texts to feed a model: a line each of a plain text file, or one column of a TSV, CSV or JSONL, each of at most
-    `longest` characters.
+def read_sources(path: str | Path, *, source: str | None = None, long: bool = False) -> list[str]:
+    """Texts to feed a model: a line each of a plain text file, or one column of a TSV, CSV or JSONL; `long` ones, for a
+    model that reads in windows, of up to 10,000,000 characters.
 
     The path "-" is standard input, a text a line.
     `source` names the column as in `read_pairs`; without it a TSV or CSV gives its first column and has no header.
@@ -99,7 +99,7 @@ def read_sources(path: str | Path, *, source: str | None = None, longest: int = 
         rows = ((line, [text]) for line, text in enumerate(read_lines(path), start=1))
     texts = []
     for line, (text,) in rows:
-        complaint = _complaint("source", text, longest)
+        complaint = _complaint("source", text, MOST_CHARACTERS if long else MAX_CHARACTERS)
         if complaint is not None:
             raise DataError(f"{path}:{line}: {complaint}")
         texts.append(text)
@@ -113,14 +113,14 @@ def read_columns(
     names: Sequence[str] | None,
     *,
     skip_bad_rows: bool = False,
-    longest: int = MAX_CHARACTERS,
+    long: bool = False,
     rules: Mapping[int, Callable[[str], str | None]] | None = None,
 ) -> tuple[list[list[str]], int]:
     """Columns of a TSV, CSV or JSONL file, and how many rows were left out.
 
     `names` are header names, or numbers from 1, as in `read_pairs`; None stands for the two columns there are. Numbers
-    in JSONL are read as text. `rules` say of a column, by its place, what is wrong with a cell, if anything is.
-    Raises DataError as `read_pairs` does.
+    in JSONL are read as text. Texts may be `long` as for `read_sources`. `rules` say of a column, by its place, what is
+    wrong with a cell, if anything is. Raises DataError as `read_pairs` does.
     """
     path = _input(path)
     if suffix_of(path) == ".jsonl":
@@ -136,6 +136,7 @@ def read_columns(
     skipped = 0
     for line, given in rows:
         cells = [str(cell) if isinstance(cell, int | float) and cell == cell else cell for cell in given]
+        longest = MOST_CHARACTERS if long else MAX_CHARACTERS
         complaints = (_complaint(label, cell, longest) for label, cell in zip(labels, cells, strict=True))
         complaint = next(filter(None, complaints), None)
         for place, rule in (rules or {}).items():

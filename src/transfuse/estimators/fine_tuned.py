@@ -132,6 +132,16 @@ class FineTuned(TrainedEstimator):
             )
         self.results_ |= {"held_out_loss": mean_loss(self.model_, held, loss, config)}
 
+    def divided(self, X: Iterable[Any], y: Iterable[Any]) -> tuple[tuple[list[Any], list[Any]], ...]:
+        """X and y of the rows that `fit` learns from where it is given no validation, and of those it judges by."""
+        rows, targets = list(X), list(y)
+        sides = divided(len(rows), self.validation_fraction, self._seed(), **self._likeness(rows, targets))
+        return tuple(([rows[i] for i in side], [targets[i] for i in side]) for side in sides)
+
+    def _likeness(self, X: Sequence[Any], y: Any) -> dict[str, Any]:
+        """What the function `divided` is told of rows."""
+        raise NotImplementedError
+
     def _judge(self, X: Sequence[Any], y: Any) -> None:
         """Add the scores on held-out rows to the results."""
         self.results_ |= {

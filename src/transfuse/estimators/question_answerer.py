@@ -167,7 +167,7 @@ class QuestionAnswerer(FineTuned):
             if not any(answers):
                 raise DataError("y has no answer at all; there is nothing to find")
             if validation is None:
-                sides = divided(len(rows), self.validation_fraction, seed, groups=[context for _, context in rows])
+                sides = divided(len(rows), self.validation_fraction, seed, **self._likeness(rows, answers))
                 learned, held = (_Questions.some(rows, answers, "y", side.tolist()) for side in sides)
             else:
                 held_rows = _questions(validation[0], "validation[0]")
@@ -219,6 +219,9 @@ class QuestionAnswerer(FineTuned):
     def score(self, X: Iterable[Sequence[str]], y: Iterable[Any]) -> float:
         """F1, from 0 to 1."""
         return self.evaluate(X, y)[1].value / 100
+
+    def _likeness(self, X: Sequence[Any], y: Any) -> dict[str, Any]:
+        return {"groups": [row[1] for row in X]}
 
     def _windows(self, rows: Sequence[tuple[str, str]]) -> list[_Window]:
         found = []

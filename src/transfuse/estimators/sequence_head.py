@@ -41,9 +41,7 @@ class SequenceHead(FineTuned):
         if len(texts) != len(targets):
             raise DataError(f"X has {len(texts)} rows and y has {len(targets)}; they must be equally many")
         if validation is None:
-            classes = targets if loss.kind == "class" else None
-            labels = [np.flatnonzero(row).tolist() for row in targets] if loss.kind == "labels" else None
-            kept, aside = divided(len(targets), self.validation_fraction, seed, classes=classes, labels=labels)
+            kept, aside = divided(len(targets), self.validation_fraction, seed, **self._likeness(texts, targets))
         else:
             further, further_seconds = columns(validation[0], "validation[0]")
             if (seconds is None) != (further_seconds is None):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -116,6 +116,12 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
             Score("F1", 100 * float(f1), "average:macro|sklearn.metrics.f1_score"),
             Score("accuracy", 100 * float(accuracy_score(wanted, found)), "sklearn.metrics.accuracy_score"),
         ]
+
+    def _likeness(self, X: Sequence[Any], y: Any) -> dict[str, Any]:
+        labels = np.asarray(y)
+        if labels.ndim == 2:
+            return {"labels": [np.flatnonzero(row).tolist() for row in labels]}
+        return {"classes": np.unique(labels, return_inverse=True)[1]}
 
     def _as_given(self, targets: np.ndarray) -> np.ndarray:
         return targets.astype(int) if self.kind_ == "labels" else self.classes_[targets]

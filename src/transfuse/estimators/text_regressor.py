@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,6 +56,9 @@ class TextRegressor(RegressorMixin, SequenceHead):  # type: ignore[misc]
             Score("mean absolute error", float(mean_absolute_error(wanted, found)), "sklearn.metrics"),
             Score("R²", float(r2_score(wanted, found)) if len(found) > 1 else float("nan"), "sklearn.metrics.r2_score"),
         ]
+
+    def _likeness(self, X: Sequence[Any], y: Any) -> dict[str, Any]:
+        return {}
 
     def _as_given(self, targets: np.ndarray) -> np.ndarray:
         numbers: np.ndarray = targets * self.scale_ + self.mean_

@@ -178,7 +178,7 @@ class TokenTagger(FineTuned):
             kept, aside = np.arange(len(words)), np.arange(0)
             held, held_tags = words, tags
             if validation is None:
-                kept, aside = divided(len(words), self.validation_fraction, seed, labels=[set(row) for row in tags])
+                kept, aside = divided(len(words), self.validation_fraction, seed, **self._likeness(words.rows, tags))
             else:
                 held = _Words.read(validation[0], "validation[0]")
                 held_tags = self._in_scheme(held.tags(validation[1], "validation[1]"), "validation[1]")
@@ -247,6 +247,9 @@ class TokenTagger(FineTuned):
     def score(self, X: Iterable[Any], y: Iterable[Any]) -> float:
         """Entity F1, or accuracy of tags without prefixes, from 0 to 1."""
         return self.evaluate(X, y)[0].value / 100
+
+    def _likeness(self, X: Sequence[Any], y: Any) -> dict[str, Any]:
+        return {"labels": [{tag if isinstance(tag, str) else tag[-1] for tag in row} for row in y]}
 
     def _in_scheme(self, tags: list[list[str]], name: str) -> list[list[str]]:
         """Tags as the model learns and says them. Raises DataError for one that marks no entity where others do."""
