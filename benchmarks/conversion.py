@@ -1,10 +1,11 @@
 """Converting models of 80 million parameters: less than two minutes, and less than three times their memory.
 
-    python benchmarks/conversion.py TEXT SOURCES TARGETS
+    python benchmarks/conversion.py TEXT SOURCES TARGETS [MODEL …]
 
 A Llama of 10 layers × 768 with 12 heads, trained for one step on TEXT (WikiText-2's valid.txt.xz for instance), and an
 encoder–decoder of 10 + 10 layers × 512 with 8 heads, trained for one step on parallel files; what trained them
-calibrates as well. Heads aligned and outputs refitted. Each conversion has a process of its own, whose largest resident
+calibrates as well (MODEL, "Llama" or "encoder-decoder", is one of them). Heads aligned and outputs refitted. Each
+conversion has a process of its own, whose largest resident
 size, less that before the conversion, is the memory it takes besides the model. Exits 1 above a bar.
 """
 
@@ -79,7 +80,7 @@ def columns(data: list[Path]) -> tuple[Any, Any]:
     return pairs.sources, pairs.targets
 
 
-def main(text: Path, sources: Path, targets: Path) -> int:
+def main(text: Path, sources: Path, targets: Path, names: list[str]) -> int:
     missed = False
     with tempfile.TemporaryDirectory() as folder:
         plain = TRAINING.replace(label_smoothing=0.0)
@@ -91,7 +92,8 @@ def main(text: Path, sources: Path, targets: Path) -> int:
             ),
             "Llama": (LanguageModel(model=LLAMA, training=plain), [text], (6, 3, 1)),
         }
-        for name, (model, data, heads) in models.items():
+        for name in names or list(models):
+            model, data, heads = models[name]
             X, y = columns(data)
             model.fit(X) if y is None else model.fit(X, y, validation=(X[:2], y[:2]))
             n = sum(weight.numel() for weight in model.model_.parameters())
@@ -109,4 +111,4 @@ def main(text: Path, sources: Path, targets: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(Path, sys.argv[1:4])))
+    sys.exit(main(*map(Path, sys.argv[1:4]), sys.argv[4:]))

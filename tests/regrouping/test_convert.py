@@ -291,6 +291,19 @@ def test_the_model_is_unchanged_and_ties_survive() -> None:
     assert converted.config == dataclasses.replace(config, n_kv_heads=2)
 
 
+@pytest.mark.parametrize("name", ["llama", "pre-norm"])
+@pytest.mark.parametrize("counts", [1, (HEADS, 1)])
+def test_the_result_shares_no_memory_with_the_model(name: str, counts: Any) -> None:
+    model = make(CONFIGS[name])
+    before = [weight.clone() for weight in model.parameters()]
+    converted = convert(model, counts, "aligned", batches(CONFIGS[name]))
+    own = {weight.data_ptr() for weight in model.parameters()}
+    assert not own & {weight.data_ptr() for weight in converted.parameters()}
+    for weight in converted.parameters():
+        weight.data.zero_()
+    assert all(torch.equal(weight, was) for weight, was in zip(model.parameters(), before, strict=True))
+
+
 def test_random_heads_are_a_function_of_the_seed() -> None:
     model = make(LLAMA)
     one, same, other = (convert(model, 2, "random", refit=False, seed=seed) for seed in (1, 1, 2))

@@ -94,7 +94,13 @@ def convert(
         streams = [_stream(original, batch.to(original.output.weight.device)) for batch in calibration if needs_data]
         for block, changed, name in _up_to_the_last_changed(original.decoder.blocks, converted.decoder.blocks):
             _sublayer(block, changed, name, streams, method, refit, generator)
-    return converted.to(dtype)
+    del streams
+    converted = converted.to(dtype)
+    own = {weight.data_ptr() for weight in model.parameters()}
+    for weight in converted.parameters():
+        if weight.data_ptr() in own:
+            weight.data = weight.data.clone()
+    return converted
 
 
 @contextmanager
@@ -109,7 +115,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _with_heads(model: M, n_kv_heads: Counts) -> M:
-    """A model of the new config with all weights of `model` that keep their shape."""
+    """A model of the new config with all weights of `model` that keep their shape; those outside attentions that
+    change are the model's own, not copies, for a conversion does not write to them."""
     if not isinstance(model, DecoderModel | Seq2SeqModel):
         raise ConfigError(f"a {type(model).__name__} has no decoder; its attention keeps no keys and values to save")
     config: Any = model.config.with_kv_heads(n_kv_heads)
@@ -118,9 +125,17 @@ def _with_heads(model: M, n_kv_heads: Counts) -> M:
             raise ConfigError(f"{there} key/value heads cannot become n_kv_heads={here}: it must divide them")
     weight = model.output.weight
     converted = type(model)(config).to(weight.device, weight.dtype)
+    written = {
+        parameter
+        for block, changed, name in _up_to_the_last_changed(model.decoder.blocks, converted.decoder.blocks)
+        if _changes(getattr(block, name), getattr(changed, name))
+        for parameter in getattr(changed, name).parameters()
+    }
     weights = dict(model.named_parameters())
     for name, parameter in converted.named_parameters():
-        if parameter.shape == weights[name].shape:
+        if parameter not in written:
+            parameter.data = weights[name].data
+        elif parameter.shape == weights[name].shape:
             parameter.copy_(weights[name])
     return converted
 
