@@ -89,7 +89,7 @@ def test_no_answer_is_worth_least_of_all_windows(fitted: QuestionAnswerer, monke
 
     monkeypatch.setattr(fitted, "_found", found)
     context = "now lives " * 50
-    assert len(fitted._windows([(X[0][0], context)])) == len(worth)
+    assert len(fitted._windows([(X[0][0], context)], str)) == len(worth)
     shares = {bool(one.text): one.score for one in fitted.predict_n_best([(X[0][0], context)], 1000)[0]}
     assert np.log(shares[False] / shares[True]) == pytest.approx(-3.0)
 
@@ -180,7 +180,9 @@ def test_anyones_model_of_few_positions(fitted: QuestionAnswerer, tmp_path: Path
     model = QuestionAnswerer.load(tmp_path)
     assert model.answering.window == 64 and not model.unanswerable_
     assert len(model.predict([("Who lives in Rome?", "Anna lives in Rome now. " * 40)])) == 1
-    with pytest.warns(UserWarning, match="1 of 1 questions have more than 16 pieces and are cut"):
+    with pytest.warns(UserWarning, match=r"have more than 16 pieces and are cut \(the first is y\[27\] with"):
+        make(training=SHORT).fit([*X, ("Who " * 30, X[0][1])], [*Y, [("Anna", 0)]])
+    with pytest.warns(UserWarning, match=r"1 of 1 questions have .* \(the first is X\[0\] with"):
         model.predict([("Who " * 30, "Anna lives in Rome now.")])
     with pytest.raises(ConfigError, match="n=-1 must be at least 1"):
         model.predict_n_best(X[:1], -1)

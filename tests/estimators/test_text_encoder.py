@@ -147,18 +147,18 @@ def test_pre_training_goes_on_from_another(fitted: TextEncoder, tmp_path: Path) 
     fitted.save(tmp_path)
     short = TRAINING.replace(max_steps=1, learning_rate=1e-9)
     for start in (fitted, tmp_path):
-        model = make(encoder=start, training=short).fit(DOCUMENTS)
+        model = make(model=start, training=short).fit(DOCUMENTS)
         assert model.tokenizer_.to_json() == fitted.tokenizer_.to_json()
         assert model.model_.config.replace(d_hidden=None) == fitted.model_.config
         # both heads too: the losses are what they were, and not those of new heads
         assert model.results_["held_out"]["word_loss"] == pytest.approx(fitted.results_["held_out_loss"], rel=1e-3)
         for a, b in zip(fitted.model_.parameters(), model.model_.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-    plain = make(encoder=fitted, training=short, masking=MaskingConfig(context=32, next_sentence=False)).fit(DOCUMENTS)
+    plain = make(model=fitted, training=short, masking=MaskingConfig(context=32, next_sentence=False)).fit(DOCUMENTS)
     assert plain.model_.config.head == "words"
-    assert clone(model).encoder == tmp_path and clone(make(encoder=fitted)).encoder is fitted
+    assert clone(model).model == tmp_path and clone(make(model=fitted)).model is fitted
     with pytest.raises(ConfigError, match=r"masking\.context=64 must be at most max_positions=48"):
-        make(encoder=fitted, masking=MaskingConfig(context=64)).fit(DOCUMENTS)
+        make(model=fitted, masking=MaskingConfig(context=64)).fit(DOCUMENTS)
 
 
 def test_what_cannot_be_encoded(fitted: TextEncoder, tmp_path: Path) -> None:
@@ -166,6 +166,8 @@ def test_what_cannot_be_encoded(fitted: TextEncoder, tmp_path: Path) -> None:
         make(pooling="cls", masking=MaskingConfig(context=32, next_sentence=False)).fit(DOCUMENTS)
     with pytest.raises(ConfigError, match="n_segments=1"):
         make(model=TINY.replace(n_segments=1)).fit(DOCUMENTS)
+    with pytest.raises(ConfigError, match="model=3 must be a BertConfig, or a BERT to go on from"):
+        make(model=3).fit(DOCUMENTS)
     with pytest.raises(DataError, match=r"text\[0\]: the text is list"):
         fitted.fill_mask(["a [MASK]"])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="top=0"):

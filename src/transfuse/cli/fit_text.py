@@ -52,7 +52,7 @@ def fit_encode(
     check_ours(out)
     check_idle(start, settings)
     model = TextEncoder(
-        encoder=start,
+        **({"model": start} if start else {}),  # type: ignore[arg-type]
         masking=MaskingConfig(context=context),
         pooling=pooling,  # type: ignore[arg-type]
         validation_fraction=validation_fraction,

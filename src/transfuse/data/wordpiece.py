@@ -188,9 +188,7 @@ def _from_vocabulary(path: Path) -> tokenizers.Tokenizer:
     if missing:
         raise ModelDirectoryError(f"{path}: no {', '.join(missing)} in it; it is not a vocabulary of BERT")
     numbers = {piece: number for number, piece in enumerate(pieces)}
-    backend = _backend(
-        models.WordPiece(numbers, unk_token=UNKNOWN), WordPieceConfig(lowercase=says.get("do_lower_case", True))
-    )
+    backend = _backend(models.WordPiece(numbers, unk_token=UNKNOWN), WordPieceConfig())
     backend.normalizer = normalizers.BertNormalizer(
         lowercase=says.get("do_lower_case", True),
         strip_accents=says.get("strip_accents"),

@@ -134,7 +134,7 @@ class FineTuned(TrainedEstimator):
 
     def divided(self, X: Iterable[Any], y: Iterable[Any]) -> tuple[tuple[list[Any], list[Any]], ...]:
         """X and y of the rows that `fit` learns from where it is given no validation, and of those it judges by."""
-        rows, targets = list(X), list(y)
+        rows, targets = (list(side.to_numpy() if hasattr(side, "to_numpy") else side) for side in (X, y))
         sides = divided(len(rows), self.validation_fraction, self._seed(), **self._likeness(rows, targets))
         return tuple(([rows[i] for i in side], [targets[i] for i in side]) for side in sides)
 

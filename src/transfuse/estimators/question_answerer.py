@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -199,7 +199,7 @@ class QuestionAnswerer(FineTuned):
         rows = _questions(X, "X")
         spans: list[dict[tuple[int, int], float]] = [{} for _ in rows]
         nothing = np.full(len(rows), np.inf)
-        cut = self._windows(rows)
+        cut = self._windows(rows, lambda row: f"X[{row}]")
         data = LabelledDataset([one.pieces for one in cut], np.zeros((len(cut), 2), np.int64))
         for batch, logits in self._found(data, end_logits):
             values = [ends for part in logits for ends in part.double().cpu().numpy()]
@@ -223,7 +223,8 @@ class QuestionAnswerer(FineTuned):
     def _likeness(self, X: Sequence[Any], y: Any) -> dict[str, Any]:
         return {"groups": [row[1] for row in X]}
 
-    def _windows(self, rows: Sequence[tuple[str, str]]) -> list[_Window]:
+    def _windows(self, rows: Sequence[tuple[str, str]], named: Callable[[int], str]) -> list[_Window]:
+        """All rows in windows; `named` says what a row is called in a warning."""
         found = []
         questions = self.tokenizer_.encode_bare([question for question, _ in rows])
         contexts = self.tokenizer_.encode_bare([context for _, context in rows])
@@ -232,7 +233,7 @@ class QuestionAnswerer(FineTuned):
         if long:
             warnings.warn(
                 f"{len(long)} of {len(questions)} questions have more than {longest} pieces and are cut (the first is "
-                f"row {long[0]} with {len(questions[long[0]])})",
+                f"{named(long[0])} with {len(questions[long[0]])})",
                 TruncatedWarning,
                 stacklevel=4,
             )
@@ -264,7 +265,7 @@ class QuestionAnswerer(FineTuned):
             )
         used = [row for row in range(len(given.rows)) if row not in bare]
         spans = [found[row] for row in used]
-        cut = self._windows([given.rows[row] for row in used])
+        cut = self._windows([given.rows[row] for row in used], lambda row: given.name(used[row]))
         targets = np.zeros((len(cut), 2), np.int64)
         lost = {row for row, span in enumerate(spans) if span is not None}
         for target, one in zip(targets, cut, strict=True):

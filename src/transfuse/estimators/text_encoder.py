@@ -72,8 +72,8 @@ class TokenVectors:
 class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
     """A BERT that `fit` pre-trains on texts and whose `transform` gives one vector a text.
 
-    `encoder` is what pre-training goes on from: a fitted `TextEncoder`, or the directory or hub id of any BERT, whose
-    sizes and vocabulary it keeps; None starts from nothing, with the sizes in `model` and a vocabulary of its own.
+    `model` holds the sizes of one that starts from nothing, with a vocabulary of its own; or it is what pre-training
+    goes on from: a fitted `TextEncoder`, or the directory or hub id of any BERT, whose sizes and vocabulary it keeps.
     `pooling` makes it of the tokens': "mean" or "max" over all of them, or "cls", the first one's as the pooler, which
     next-sentence training gave its meaning, leaves it; `sklearn.preprocessing.Normalizer` behind it scales vectors to
     length 1. `masking` says what pre-training hides in rows of how many tokens. Nothing is ever computed on padding.
@@ -90,8 +90,7 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        encoder: str | Path | TextEncoder | None = None,
-        model: BertConfig = MODEL,
+        model: BertConfig | str | Path | TextEncoder = MODEL,
         tokenizer: WordPieceConfig = TOKENS,
         training: TrainingConfig = TRAINING,
         masking: MaskingConfig = MASKING,
@@ -102,7 +101,6 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         random_state: Any = 0,
         verbose: bool = False,
     ) -> None:
-        self.encoder = encoder
         self.model = model
         self.tokenizer = tokenizer
         self.training = training
@@ -132,13 +130,13 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         documents = [sentences("".join(pieces)) for pieces in as_corpus(X)]
         learned, judged = held_out_tail(documents, self.validation_fraction)
         head: Head = "pretraining" if self.masking.next_sentence else "words"
-        if self.encoder is None:
+        if isinstance(self.model, BertConfig):
             self.tokenizer_ = WordPiece.train(
                 (text for parts in learned for text in parts), self.model.vocab_size, self.tokenizer
             )
             model = BertModel(self.model.replace(vocab_size=len(self.tokenizer_), head=head, pad_id=0)).initialise(seed)
         else:
-            model, self.tokenizer_ = begun_from(self.encoder, seed, head=head)
+            model, self.tokenizer_ = begun_from(self.model, seed, head=head)
             self._check_masking(model.config)
         self.model_ = model.to(pick_device(self.device))
         data = MaskedDataset(learned, self.tokenizer_, self.masking, seed=seed)
@@ -250,12 +248,14 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
 
     def _check_settings(self) -> None:
         """Raise ConfigError for settings that fit cannot work with."""
-        self._check_common_settings({"model": BertConfig, **self.SETTINGS})
+        if not isinstance(self.model, BertConfig | str | Path | TextEncoder):
+            raise ConfigError(f"model={self.model!r} must be a BertConfig, or a BERT to go on from")
+        self._check_common_settings(self.SETTINGS)
         if self.pooling not in ("cls", "mean", "max"):
             raise ConfigError(f"pooling={self.pooling!r} must be cls, mean or max")
         if self.training.select_by != "loss":
             raise ConfigError(f"select_by={self.training.select_by!r}: an encoder is judged by its loss")
-        if self.encoder is None:
+        if isinstance(self.model, BertConfig):
             self._check_masking(self.model)
 
     def _check_masking(self, model: BertConfig) -> None:

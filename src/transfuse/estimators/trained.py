@@ -120,10 +120,10 @@ class TrainedEstimator(ConfiguredEstimator):
             yield folder
 
     def __sklearn_clone__(self) -> Self:
-        """An unfitted copy; a fitted `encoder`, where there is one, is where the copy starts from as well."""
-        settings = self.get_params(deep=False)
+        """An unfitted copy; a fitted estimator that it starts from is where the copy starts from as well."""
+        settings = self.get_params(deep=False).items()
         return type(self)(
-            **{name: value if name == "encoder" else clone(value, safe=False) for name, value in settings.items()}
+            **{name: one if isinstance(one, TrainedEstimator) else clone(one, safe=False) for name, one in settings}
         )
 
     def _train(
