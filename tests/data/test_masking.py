@@ -103,10 +103,11 @@ def test_lengths_say_nothing_of_what_follows(vocabulary: WordPiece) -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_few_stretches_have_no_wrong_labels(vocabulary: WordPiece, n: int) -> None:
-    sentence = "unbelievable stars rise over waters brightly falling."  # more than half a row, so a stretch each
-    data = MaskedDataset([[sentence, sentence.replace("stars", "moon"), sentence.replace("rise", "hills"),
-                           sentence.replace("over", "sun")][:n]], vocabulary, MaskingConfig(context=48))  # fmt: skip
-    assert len(data) >= n
+    parts = ["unbelievable stars rise over waters.", "unbelievable moon rise over waters.",
+             "unbelievable stars rise over hills.", "unbelievable sun rise over brightly."][:n]  # fmt: skip
+    room = max(map(len, vocabulary.encode_plain(parts)))  # of one, not of two
+    data = MaskedDataset([parts], vocabulary, MaskingConfig(context=2 * room + 3))
+    assert len(data) == n
     seen = set()
     for row in range(len(data)):
         for epoch in range(50):

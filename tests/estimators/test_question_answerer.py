@@ -165,7 +165,11 @@ def test_characters_without_pieces_do_not_hide_an_answer(fitted: QuestionAnswere
         fitted._dataset(_Questions([("What?", "now lives " * 60)], [long], "validation[1]", [7]))
 
 
-def test_an_answer_without_pieces_is_left_out_and_named() -> None:
+def test_an_answer_without_pieces_is_left_out_and_named(fitted: QuestionAnswerer) -> None:
+    two = _Questions([("What?", "lives \u200b now"), X[0]], [[("\u200b", 6)], Y[0]], "y", [3, 9])
+    with pytest.warns(UserWarning, match=r"the first is y\[3\]"):
+        data = fitted._dataset(two)
+    assert len(data) == 1 and (data.targets[0] > 0).all()
     rows, answers = [*X, ("What?", "lives \u200b now")], [*Y, [("\u200b", 6)]]
     for seed in range(3):
         with pytest.warns(UserWarning, match=rf"1 answers have no piece .* \(the first is y\[{len(X)}\]"):
