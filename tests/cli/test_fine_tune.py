@@ -182,3 +182,15 @@ def test_an_encoder_goes_on_from_another(home: Path) -> None:
     assert one == other
     code, last = failure(*words, "--from", home / "first", "--set", "model.d_model=8", "--out", home / "never")
     assert code == 2 and "has its own, which training keeps" in last
+
+
+def test_what_is_wrong_with_rows_names_their_file(home: Path) -> None:
+    (home / "plain.txt").write_text("Anna PER\nleft O\n\nBob PER\nleft O\n")
+    code, last = failure("fit", "tag", home / "plain.txt", "--scheme", "bio", *SMALL, "--out", home / "never")
+    assert code == 2 and f"{home / 'plain.txt'}: y[0][0]: 'PER' is neither O" in last
+    (home / "one.tsv").write_text("a\tx\nb\tx\n")
+    code, last = failure("fit", "classify", home / "one.tsv", *SMALL, "--out", home / "never")
+    assert code == 2 and f"{home / 'one.tsv'}: y has 1 class ('x')" in last
+    (home / "empty.txt").write_text("")
+    code, last = failure("fit", "encode", home / "empty.txt", "--out", home / "never")
+    assert code == 2 and last.count(str(home / "empty.txt")) == 1 and "0 sentences are too few" in last

@@ -83,7 +83,7 @@ def fit_classify(
         return TextClassifier(class_weight="balanced" if balanced else None, **common)
 
     common = {"encoder": start, "validation_fraction": validation_fraction, "device": device}
-    _fit(make, common, X, y, held, out=out, seeds=seeds, seed=seed, settings=settings, resume=resume)
+    _fit(make, common, X, y, held, data=data, out=out, seeds=seeds, seed=seed, settings=settings, resume=resume)
     say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} TABLE")
 
 
@@ -116,6 +116,7 @@ def fit_tag(
         tagged.X,
         tagged.y,
         judged,
+        data=data,
         out=out,
         seeds=seeds,
         seed=seed,
@@ -154,6 +155,7 @@ def fit_answer(
         questions.X,
         questions.y,
         judged,
+        data=data,
         out=out,
         seeds=seeds,
         seed=seed,
@@ -170,6 +172,7 @@ def _fit(
     y: list[Any],
     held: tuple[list[Any], list[Any]] | None,
     *,
+    data: list[Path],
     out: Path,
     seeds: int,
     seed: int,
@@ -187,7 +190,7 @@ def _fit(
         model = make(**common, run_dir=folder, random_state=own, verbose=True)
         model.set_params(training=model.default_training)
         model.set_params(**parse_settings(model, settings or []))
-        with stoppable():
+        with stoppable(*data):
             model.fit(X, y, validation=held, resume=resume)
         models.append(model)
     scores = [{score["name"]: score for score in model.results_["held_out_metrics"]} for model in models]

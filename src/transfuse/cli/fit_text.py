@@ -67,7 +67,7 @@ def fit_encode(
     for own in range(seed, seed + seeds):
         folder = out / ("training" if seeds == 1 else f"training-{own}")
         models.append(clone(model).set_params(run_dir=folder, random_state=own))
-        with stoppable():
+        with stoppable(*data):
             models[-1].fit(corpus, resume=resume)
     losses = [one.results_["held_out_loss"] for one in models]
     model = models[losses.index(min(losses))]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
-from transfuse.errors import TrainingInterrupted
+from transfuse.errors import DataError, TrainingInterrupted
 
 
 def say(message: str) -> None:
@@ -23,9 +24,14 @@ class Stopped(Exception):
 
 
 @contextmanager
-def stoppable() -> Iterator[None]:
-    """Inside, a training that is interrupted raises `Stopped`."""
+def stoppable(*data: Path) -> Iterator[None]:
+    """Inside, a training that is interrupted raises `Stopped`, and what is wrong with its rows names the files they are
+    of."""
     try:
         yield
     except TrainingInterrupted as interrupted:
         raise Stopped(interrupted) from interrupted
+    except DataError as error:
+        if any(str(path) in str(error) for path in data) or not data:
+            raise
+        raise DataError(f"{', '.join(map(str, data))}: {error}") from error
