@@ -2,7 +2,7 @@
 
     python benchmarks/pretraining.py TEXT SST2 OUT [--steps N] [--seeds N] [--sides …] [--precision bfloat16]
 
-TEXT is WikiText-2's train.txt.xz, SST2 a folder with {train,dev,test}.tsv. A BERT of 4 layers × 256 learns hidden words
+TEXT is WikiText-2's train.txt.xz, SST2 a folder with {train,dev,test}.tsv. A BERT of 4 layers × 128 learns hidden words
 and next sentences of the articles (OUT/run, taken up where it stopped; OUT/encoder is the result), whose held-out
 losses and accuracies are printed as they went and drawn to OUT/pretraining.png. Then SST-2's training sentences: from
 that encoder and from nothing with the same sizes, each side at the learning rate whose dev accuracy with seed 0 is
@@ -24,7 +24,7 @@ import numpy as np
 from transfuse import BertConfig, MaskingConfig, TextClassifier, TextEncoder, TrainingConfig, read_columns
 from transfuse.training.metrics_log import read_metrics
 
-MODEL = BertConfig(vocab_size=8000, d_model=256, n_layers=4, n_heads=4, max_positions=128)
+MODEL = BertConfig(vocab_size=8000, d_model=128, n_layers=4, n_heads=4, max_positions=128)
 CONTEXT, SHARE = 64, 0.3
 """Tokens of a row, and the share of its words that is hidden: twice BERT's, for so few steps."""
 

@@ -18,7 +18,8 @@ from transfuse.models.decoder import DecoderConfig, DecoderModel
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
 from transfuse.nn.attention import Attention
 from transfuse.regrouping import convert as module
-from transfuse.regrouping.convert import METHODS, convert
+from transfuse.regrouping.convert import METHODS, _shares, convert
+from transfuse.regrouping.statistics import HeadStatistics
 
 HEADS, WIDTH = 8, 8
 D = HEADS * WIDTH
@@ -253,6 +254,22 @@ def test_the_order_of_heads_does_not_matter(name: str, n_groups: int) -> None:
     one, two = (convert(m, n_groups, "aligned", batches(config)) for m in (model, other))
     assert difference(one, two, config) < 1e-7
     assert difference(model, one, config) > 1e-3
+
+
+@pytest.mark.parametrize("out", [0.1, 1.0, 10.0])
+@pytest.mark.parametrize(("queries", "groups"), [(0.01, [[0, 1], [2, 3]]), (1.0, [[0, 2], [1, 3]])])
+@torch.no_grad()
+def test_keys_decide_who_shares_as_far_as_the_output_moves_with_them(queries: float, out: float, groups: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    attention = Attention(32, 4, 4, causal=True)
+    drawn = torch.randn(2, 4, 8, 32, generator=generator) / 32**0.5
+    keys, values = drawn[0, [0, 1, 0, 1]], 0.9 * drawn[1, [0, 0, 2, 2]] + 0.4 * drawn[1, [0, 1, 2, 3]]
+    attention.key.weight.data, attention.value.weight.data = keys.flatten(0, 1), values.flatten(0, 1)
+    attention.query.weight.data = 10 * queries * torch.randn(32, 32, generator=generator) / 32**0.5
+    attention.out.weight *= out
+    statistics = HeadStatistics(attention)
+    statistics.add(attention, torch.randn(8, 32, 32, generator=generator), real_BT=torch.ones(8, 32, dtype=torch.bool))
+    assert sorted(map(sorted, _shares(attention, 2, statistics, "aligned")[0])) == groups
 
 
 @pytest.mark.parametrize("name", CONFIGS)

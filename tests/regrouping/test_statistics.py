@@ -26,12 +26,14 @@ def _float64() -> Iterator[None]:
 @torch.no_grad()
 def looped(
     attention: Attention, x_BTD: Tensor, memory_BSD: Tensor | None, keep: Tensor | None, real_BT: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Means over real queries: q qᵀ, covariance of keys within the query, attended values and their second moment."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Means over real queries: q qᵀ, covariance of keys within the query, attended values, their second moment, and
+    how far what is added to the residual stream lies from its mean under the weights."""
     q, k, v = attention.project(x_BTD, memory_BSD)
     weights = attention.weights(x_BTD, memory_BSD, keep=keep)
     N = GROUPS * WIDTH
     moments, keys, means, values = (torch.zeros(HEADS, *shape) for shape in ((WIDTH,) * 2, (N, N), (N,), (N, N)))
+    spreads, per_head = torch.zeros(HEADS), attention.out.weight.view(D, HEADS, WIDTH)
     for b, t in real_BT.nonzero().tolist():
         all_keys, all_values = (part[b].transpose(0, 1).flatten(1) for part in (k, v))
         for h in range(HEADS):
@@ -42,8 +44,10 @@ def looped(
             means[h] += attended
             values[h] += torch.outer(attended, attended)
             moments[h] += torch.outer(q[b, h, t], q[b, h, t])
+            added = v[b, h // (HEADS // GROUPS)] @ per_head[:, h].T
+            spreads[h] += sum(w[s] * (one - w @ added).square().sum() for s, one in enumerate(added))
     n = int(real_BT.sum())
-    return moments / n, keys / n, means / n, values / n
+    return moments / n, keys / n, means / n, values / n, spreads / n
 
 
 def pairs(keys_HNN: Tensor) -> Tensor:
@@ -80,9 +84,10 @@ def test_statistics_are_means_over_real_queries(kind: str) -> None:
             keep=None if keep is None else keep[one],
             real_BT=real[one],
         )
-    moments, keys, means, values = looped(attention, x, memory, keep, real)
+    moments, keys, means, values, spreads = looped(attention, x, memory, keep, real)
     torch.testing.assert_close(statistics.queries_HKK, moments)
     torch.testing.assert_close(statistics.keys_HPMM, keys[:, None] if rotary is None else pairs(keys))
     torch.testing.assert_close(statistics.value_means_HN, means)
-    torch.testing.assert_close(statistics.values_HNN(centred=False), values)
-    torch.testing.assert_close(statistics.values_HNN(centred=True), values - means[:, :, None] * means[:, None, :])
+    torch.testing.assert_close(statistics.values_HNN, values)
+    torch.testing.assert_close(statistics.spreads_H, spreads)
+    torch.testing.assert_close(statistics.value_covariances_HNN(), values - means[:, :, None] * means[:, None, :])

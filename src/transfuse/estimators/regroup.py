@@ -23,7 +23,7 @@ from transfuse.training.loop import mean_loss
 CALIBRATION_TOKENS = 30_000
 """Tokens that heads are aligned and refitted on, if there are as many."""
 
-CALIBRATION_BATCH = 2048
+CALIBRATION_BATCH = 1024
 
 UPTRAINING = TrainingConfig(
     batch_tokens=1024,

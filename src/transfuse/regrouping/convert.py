@@ -14,6 +14,8 @@ Shapes: B rows, T positions, D d_model, H query heads, G key/value heads before,
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from transfuse.models.seq2seq import Seq2SeqModel
 from transfuse.nn.attention import Attention
 from transfuse.nn.blocks import Block
 from transfuse.regrouping.grouping import Groups, best_groups, neighbours
-from transfuse.regrouping.sharing import Method, Shared, agreed, lost, own_problem, pooled, rotary_problem
+from transfuse.regrouping.sharing import Method, Problem, Shared, agreed, lost, own_problem, pooled, rotary_problem
 from transfuse.regrouping.statistics import HeadStatistics
 
 METHODS: tuple[Method, ...] = ("aligned", "procrustes", "mean", "first", "random")
@@ -49,8 +51,8 @@ Counts = int | tuple[int, ...]
 
 @dataclass
 class Stream:
-    """A batch on its way through the decoder: the original's residual stream and the converted model's, what both
-    attend to, and which positions are no padding."""
+    """A batch on its way through the decoder: the original's residual stream and the converted model's, both written
+    to in place; what both models attend to, and which positions are no padding."""
 
     x_BTD: Tensor
     converted_BTD: Tensor
@@ -91,7 +93,7 @@ def convert(
     generator = torch.Generator().manual_seed(seed)
     with _evaluating(original):
         converted.eval()
-        streams = [_stream(original, batch.to(original.output.weight.device)) for batch in calibration if needs_data]
+        streams = _streams(original, calibration if needs_data else ())
         for block, changed, name in _up_to_the_last_changed(original.decoder.blocks, converted.decoder.blocks):
             _sublayer(block, changed, name, streams, method, refit, generator)
     del streams
@@ -115,28 +117,27 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _with_heads(model: M, n_kv_heads: Counts) -> M:
-    """A model of the new config with all weights of `model` that keep their shape; those outside attentions that
-    change are the model's own, not copies, for a conversion does not write to them."""
+    """A model of the new config. Its weights are those of `model`, not copies, for a conversion does not write to them;
+    but an attention that changes has its own, of which keys and values are yet to be made."""
     if not isinstance(model, DecoderModel | Seq2SeqModel):
         raise ConfigError(f"a {type(model).__name__} has no decoder; its attention keeps no keys and values to save")
     config: Any = model.config.with_kv_heads(n_kv_heads)
     for there, here in zip(model.config.cached_heads, config.cached_heads, strict=True):
         if there % here:
             raise ConfigError(f"{there} key/value heads cannot become n_kv_heads={here}: it must divide them")
-    weight = model.output.weight
-    converted = type(model)(config).to(weight.device, weight.dtype)
-    written = {
-        parameter
-        for block, changed, name in _up_to_the_last_changed(model.decoder.blocks, converted.decoder.blocks)
-        if _changes(getattr(block, name), getattr(changed, name))
-        for parameter in getattr(changed, name).parameters()
-    }
-    weights = dict(model.named_parameters())
-    for name, parameter in converted.named_parameters():
-        if parameter not in written:
-            parameter.data = weights[name].data
-        elif parameter.shape == weights[name].shape:
-            parameter.copy_(weights[name])
+    with torch.device("meta"):  # nothing is allocated but what is taken from it
+        new = type(model)(config)
+    shared = {id(weight): nn.Parameter(weight.detach(), weight.requires_grad) for weight in model.parameters()}
+    converted = copy.deepcopy(model, shared)
+    converted.config = config
+    for block, changed, name in _up_to_the_last_changed(converted.decoder.blocks, new.decoder.blocks):
+        own, fresh = getattr(block, name), getattr(changed, name)
+        if _changes(own, fresh):
+            fresh.to_empty(device=own.out.weight.device).to(own.out.weight.dtype)
+            fresh.rotary = own.rotary
+            for layer in ("query", "out"):
+                getattr(fresh, layer).load_state_dict(getattr(own, layer).state_dict())
+            setattr(block, name, fresh)
     return converted
 
 
@@ -157,13 +158,33 @@ def _changes(own: nn.Module, new: nn.Module) -> bool:
     return isinstance(own, Attention) and own.n_kv_heads != new.n_kv_heads
 
 
-def _stream(model: DecoderModel | Seq2SeqModel, batch: Any) -> Stream:
+def _streams(model: DecoderModel | Seq2SeqModel, batches: Sequence[Any]) -> list[Stream]:
+    weight = model.output.weight
+    batches = [batch.to(weight.device) for batch in batches]
+    own, converted = (_pieces([batch.real_BT.shape for batch in batches], weight[:1]) for _ in range(2))
+    streams = [
+        Stream(x, x_converted, batch.real_BT) for x, x_converted, batch in zip(own, converted, batches, strict=True)
+    ]
     if isinstance(model, DecoderModel):
-        x_BTD = model.embedding(batch.ids_BT, batch.positions_BT)
-        return Stream(x_BTD, x_BTD, batch.real_BT, batch.keep_BTT)
-    memory_BSD = model.encode(batch.source_BS, batch.source_keep_BS)
-    x_BTD = model.target_embedding(batch.target_BT)
-    return Stream(x_BTD, x_BTD, batch.real_BT, None, memory_BSD, batch.source_keep_BS)
+        for stream, batch in zip(streams, batches, strict=True):
+            stream.x_BTD.copy_(model.embedding(batch.ids_BT, batch.positions_BT))
+            stream.keep = batch.keep_BTT
+    else:
+        memories = _pieces([batch.source_BS.shape for batch in batches], weight[:1])
+        for stream, memory_BSD, batch in zip(streams, memories, batches, strict=True):
+            stream.x_BTD.copy_(model.target_embedding(batch.target_BT))
+            stream.memory_BSD, stream.memory_keep_BS = memory_BSD, batch.source_keep_BS
+            memory_BSD.copy_(model.encode(batch.source_BS, batch.source_keep_BS))
+    for stream in streams:
+        stream.converted_BTD.copy_(stream.x_BTD)
+    return streams
+
+
+def _pieces(shapes: Sequence[Sequence[int]], like_1N: Tensor) -> list[Tensor]:
+    """Tensors (B, T, N) to be filled, cut from one: separate ones that outlive others would leave holes in memory."""
+    sizes = [math.prod(shape) for shape in shapes]
+    pieces = torch.split(like_1N.new_empty(sum(sizes), like_1N.shape[1]), sizes)
+    return [piece.view(*shape, -1) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
 def _sublayer(
@@ -185,20 +206,28 @@ def _sublayer(
         _fold(own, new, statistics, method, generator)
         del statistics
     for stream in streams:
-        stream.x_BTD = stream.x_BTD + _apply(own, block.entering(norms[0], stream.x_BTD), stream, memory)
-    heads: list[Tensor] = []
-    if converts and refit:  # which changes nothing before the output projection
-        for stream in streams:
-            memory_BSD, keep = _attended(stream, memory)
-            heads.append(new.heads(changed.entering(norms[1], stream.converted_BTD), memory_BSD, keep=keep))
-        _refit(new, heads, streams)
-    for stream in streams:
-        if heads:
-            added_BTD = new.out(heads.pop(0))
+        stream.x_BTD += _apply(own, block.entering(norms[0], stream.x_BTD), stream, memory)
+    found = _heads(new, changed, norms[1], streams, memory) if converts and refit else []
+    if found:
+        _refit(new, found, streams)
+    for place, stream in enumerate(streams):
+        if found:
+            stream.converted_BTD += new.out(found[place])
         else:
-            added_BTD = _apply(new, changed.entering(norms[1], stream.converted_BTD), stream, memory)
-        stream.converted_BTD = changed.leaving(norms[1], stream.converted_BTD + added_BTD)
-        stream.x_BTD = block.leaving(norms[0], stream.x_BTD)
+            stream.converted_BTD += _apply(new, changed.entering(norms[1], stream.converted_BTD), stream, memory)
+        stream.x_BTD.copy_(block.leaving(norms[0], stream.x_BTD))
+        stream.converted_BTD.copy_(changed.leaving(norms[1], stream.converted_BTD))
+
+
+def _heads(
+    attention: Attention, block: Block, norm: nn.Module, streams: Sequence[Stream], memory: bool
+) -> list[Tensor]:
+    """What the converted attention's heads find, which its output projection does not change."""
+    found = _pieces([stream.real_BT.shape for stream in streams], attention.out.weight[:1])
+    for heads_BTN, stream in zip(found, streams, strict=True):
+        memory_BSD, keep = _attended(stream, memory)
+        heads_BTN.copy_(attention.heads(block.entering(norm, stream.converted_BTD), memory_BSD, keep=keep))
+    return found
 
 
 def _statistics(
@@ -278,24 +307,33 @@ def _shares(
         return groups, [shared] * n_groups, [shared] * n_groups
     owners = [h // (H // G) for h in range(H)]
     out_HKD = _Wide(own).out
+    # both errors are of the residual stream: a head's output moves with its logits, to first order, by no more than
+    # their deviation times that of the values they choose between
+    queries_HKK = statistics.queries_HKK * (statistics.spreads_H / K)[:, None, None]
     if own.rotary is None:
-        of_keys = own_problem(statistics.queries_HKK, statistics.keys_HPMM[:, 0], owners)
+        of_keys = own_problem(queries_HKK, statistics.keys_HPMM[:, 0], owners)
     else:
-        of_keys = rotary_problem(statistics.queries_HKK, statistics.keys_HPMM, owners)
-    of_values = own_problem(out_HKD @ out_HKD.mT, statistics.values_HNN(centred=own.out.bias is not None), owners)
+        of_keys = rotary_problem(queries_HKK, statistics.keys_HPMM, owners)
+    values_HNN = statistics.values_HNN if own.out.bias is None else statistics.value_covariances_HNN()
+    of_values = own_problem(out_HKD @ out_HKD.mT, values_HNN, owners)
     if method == "aligned":
         # in an order that the data decides, so that it does not matter in which order the heads came
         of_energy = sorted(range(G), key=lambda head: -of_keys.within([head]).energy())
-        totals = of_keys.energy(), of_values.energy()
-
-        def loss(places: tuple[int, ...]) -> float:
-            heads = [of_energy[place] for place in places]
-            parts = (lost(problem.within(heads)) for problem in (of_keys, of_values))
-            return sum(part / total for part, total in zip(parts, totals, strict=True) if total > 0)
-
-        groups = tuple(tuple(of_energy[i] for i in group) for group in best_groups(G, n_groups, loss))
+        losses = _pair_losses((of_keys, of_values))
+        ordered = [[losses[a][b] for b in of_energy] for a in of_energy]
+        groups = tuple(tuple(of_energy[i] for i in group) for group in best_groups(ordered, n_groups))
     keys, values = ([agreed(problem.within(group), method) for group in groups] for problem in (of_keys, of_values))
     return groups, keys, values
+
+
+def _pair_losses(problems: Sequence[Problem]) -> list[list[float]]:
+    """What each pair of heads loses if they share, summed over problems."""
+    n = problems[0].n_heads
+    losses = [[0.0] * n for _ in range(n)]
+    for problem, (a, b) in itertools.product(problems, itertools.combinations(range(n), 2)):
+        losses[a][b] += lost(problem.within([a, b]))
+        losses[b][a] = losses[a][b]
+    return losses
 
 
 def _as_long(shared: Shared, stacked: Tensor, *, pairs: bool = False) -> Shared:

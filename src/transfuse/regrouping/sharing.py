@@ -7,7 +7,8 @@ and one of values into the output projection (W_O,h B_h), so no arithmetic is ad
 - `mean` (arXiv 2305.13245): T averages, B is the identity; `first` takes the first head.
 - `procrustes` (after arXiv 2412.20677): B are the rotations that make heads agree best, T averages what they agree on.
 - `aligned`: T and B minimise the error of what is made of keys and values: of the logits, over the differences between
-  keys that each head's softmax sees, and of what is added to the residual stream.
+  keys that each head's softmax sees, by how much what the head adds to the residual stream moves with them; and of what
+  is added to the residual stream.
 
 Rotary positions turn keys pair by pair of coordinates, so maps of keys must commute with that: one complex number a
 pair (rotation and scale). Both cases are one here, as P independent problems of width W: 1 of width K in real numbers,
@@ -65,6 +66,8 @@ class Problem:
 
     def within(self, heads: Sequence[int]) -> Problem:
         """The problem of a group of these heads alone."""
+        if list(heads) == list(range(self.n_heads)):
+            return self
         W = self.width
         chosen = [h for head in heads for h, owner in enumerate(self.owners) if owner == head]
         columns = torch.cat([torch.arange(head * W, (head + 1) * W) for head in heads])

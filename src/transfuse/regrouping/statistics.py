@@ -16,12 +16,13 @@ from transfuse.nn.attention import Attention, attention_weights
 
 
 class HeadStatistics:
-    """Sums over calibration data, in float64.
+    """Means over calibration data, in float64.
 
-    `queries_HKK` is the second moment of each head's queries. `keys_HPMM` is, for each query head, the covariance of
-    all heads' keys *within* a query, under that head's attention weights: what its softmax can see, since a vector
-    added to all keys of a query changes nothing. `values_HNN` and `value_means_HN` are second moment and mean of all
-    heads' values, attended to with that head's weights.
+    `queries_HKK` is the second moment of each head's queries, E[q qᵀ]. `keys_HPMM` is, for each query head, the
+    covariance of all heads' keys *within* a query, under that head's attention weights: what its softmax can see, since
+    a vector added to all keys of a query changes nothing. `values_HNN` and `value_means_HN` are second moment and mean
+    of all heads' values, attended to with that head's weights. `spreads_H` is E[Σ_s w_s |W_O (v_s - v̄)|²] of the
+    head's own values: how far what it adds to the residual stream moves when its weights do.
     """
 
     def __init__(self, attention: Attention) -> None:
@@ -29,14 +30,15 @@ class HeadStatistics:
         N = attention.n_kv_heads * K
         self.n_queries = 0
         self._pairs = K // 2 if attention.rotary is not None else None
-        self._queries_HKK = torch.zeros(H, K, K, dtype=torch.float64)
-        self._keys_HPMM = (
+        self.queries_HKK = torch.zeros(H, K, K, dtype=torch.float64)
+        self.keys_HPMM = (
             torch.zeros(H, 1, N, N, dtype=torch.float64)
             if self._pairs is None
             else torch.zeros(H, self._pairs, attention.n_kv_heads, attention.n_kv_heads, dtype=torch.complex128)
         )
-        self._values_HNN = torch.zeros(H, N, N, dtype=torch.float64)
-        self._value_sums_HN = torch.zeros(H, N, dtype=torch.float64)
+        self.values_HNN = torch.zeros(H, N, N, dtype=torch.float64)
+        self.value_means_HN = torch.zeros(H, N, dtype=torch.float64)
+        self.spreads_H = torch.zeros(H, dtype=torch.float64)
 
     def add(
         self,
@@ -49,41 +51,36 @@ class HeadStatistics:
     ) -> None:
         """Count a batch; positions that are not `real` (padding) count for nothing."""
         q_BHTK, k_BGSK, v_BGSK = attention.project(x_BTD, memory_BSD)
-        weights_BHTS = attention_weights(q_BHTK, k_BGSK, keep, attention.causal) * real_BT[:, None, :, None]
         keys_BSN, values_BSN = (part.transpose(1, 2).flatten(2) for part in (k_BGSK, v_BGSK))
         # a shift of all keys is invisible, and without their mean the difference below keeps its digits
         keys_BSN = keys_BSN - keys_BSN.mean((0, 1))
         keys_PRM = self._apart(keys_BSN)
         q_HRK = (q_BHTK * real_BT[:, None, :, None]).transpose(0, 1).flatten(1, 2)
-        self._queries_HKK += (q_HRK.transpose(1, 2) @ q_HRK).double().cpu()
-        for h in range(attention.n_heads):
-            weights_BTS = weights_BHTS[:, h]
+        before, self.n_queries = self.n_queries, self.n_queries + int(real_BT.sum())
+
+        def count(mean: Tensor, total: Tensor) -> None:
+            mean.mul_(before / self.n_queries).add_(_wide(total).cpu() / self.n_queries)
+
+        count(self.queries_HKK, q_HRK.transpose(1, 2) @ q_HRK)
+        H, K, sharing = attention.n_heads, attention.d_head, attention.n_heads // attention.n_kv_heads
+        out_HKD = attention.out.weight.detach().T.reshape(H, K, -1)
+        for h in range(H):  # one at a time: all heads' weights are more memory than a layer's own
+            q_B1TK, k_B1SK = q_BHTK[:, h : h + 1], k_BGSK[:, h // sharing : h // sharing + 1]
+            weights_BTS = attention_weights(q_B1TK, k_B1SK, keep, attention.causal)[:, 0] * real_BT[:, :, None]
             looked_at_PRM = weights_BTS.sum(1).flatten()[:, None] * keys_PRM
             mean_PRM, mean_value = self._apart(weights_BTS @ keys_BSN), (weights_BTS @ values_BSN).flatten(0, 1)
-            self._keys_HPMM[h] += _wide(_moment(keys_PRM, looked_at_PRM) - _moment(mean_PRM, mean_PRM)).cpu()
-            self._values_HNN[h] += _wide(mean_value.T @ mean_value).cpu()
-            self._value_sums_HN[h] += mean_value.sum(0).double().cpu()
-        self.n_queries += int(real_BT.sum())
+            count(self.keys_HPMM[h], _moment(keys_PRM, looked_at_PRM) - _moment(mean_PRM, mean_PRM))
+            count(self.values_HNN[h], mean_value.T @ mean_value)
+            count(self.value_means_HN[h], mean_value.sum(0))
+            own_mean = mean_value[:, h // sharing * K : (h // sharing + 1) * K]
+            seen_KR = (weights_BTS.sum(1)[:, :, None] * v_BGSK[:, h // sharing]).flatten(0, 1).T
+            spread_KK = seen_KR @ v_BGSK[:, h // sharing].flatten(0, 1) - own_mean.T @ own_mean
+            count(self.spreads_H[h], (spread_KK * (out_HKD[h] @ out_HKD[h].T)).sum())
 
-    @property
-    def queries_HKK(self) -> Tensor:
-        """E[q qᵀ] of each head."""
-        return self._queries_HKK / self.n_queries
-
-    @property
-    def keys_HPMM(self) -> Tensor:
-        """E[cov_s(k) | query] of all heads' keys under each head's attention."""
-        return self._keys_HPMM / self.n_queries
-
-    @property
-    def value_means_HN(self) -> Tensor:
-        """E[v̄] of all heads' values under each head's attention."""
-        return self._value_sums_HN / self.n_queries
-
-    def values_HNN(self, *, centred: bool) -> Tensor:
-        """E[v̄ v̄ᵀ], or, where their mean is dealt with otherwise, the covariance."""
-        moment, mean = self._values_HNN / self.n_queries, self.value_means_HN
-        return moment - mean[:, :, None] * mean[:, None, :] if centred else moment
+    def value_covariances_HNN(self) -> Tensor:
+        """As `values_HNN`, about the mean."""
+        mean_HN = self.value_means_HN
+        return self.values_HNN.baddbmm(mean_HN[:, :, None], mean_HN[:, None, :], alpha=-1)
 
     def _apart(self, keys_BSN: Tensor) -> Tensor:
         """Keys as (P, R, M), those of rotary positions as complex numbers."""
