@@ -1,12 +1,12 @@
 """Pre-training on WikiText-2, and what it is worth for SST-2: the same encoder fine-tuned and trained from nothing.
 
-    python benchmarks/pretraining.py TEXT SST2 OUT [--steps N] [--seeds N] [--sides …] [--precision bfloat16]
+    python benchmarks/pretraining.py TEXT SST2 OUT [--steps N] [--seeds N] [--sides …] [--width N] [--precision …]
 
-TEXT is WikiText-2's train.txt.xz, SST2 a folder with {train,dev,test}.tsv. A BERT of 4 layers × 128 learns hidden words
-and next sentences of the articles (OUT/run, taken up where it stopped; OUT/encoder is the result), whose held-out
-losses and accuracies are printed as they went and drawn to OUT/pretraining.png. Then SST-2's training sentences: from
-that encoder and from nothing with the same sizes, each side at the learning rate whose dev accuracy with seed 0 is
-best; test accuracy of every seed, and the gain. Exits 1 where there is none.
+TEXT is WikiText-2's train.txt.xz, SST2 a folder with {train,dev,test}.tsv. A BERT of 4 layers × 256 (or --width)
+learns hidden words and next sentences of the articles (OUT/run, taken up where it stopped; OUT/encoder is the result),
+whose held-out losses and accuracies are printed as they went and drawn to OUT/pretraining.png. Then SST-2's training
+sentences: from that encoder and from nothing with the same sizes, each side at the learning rate whose dev accuracy
+with seed 0 is best; test accuracy of every seed, and the gain. Exits 1 where there is none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 from transfuse import BertConfig, MaskingConfig, TextClassifier, TextEncoder, TrainingConfig, read_columns
 from transfuse.training.metrics_log import read_metrics
 
-MODEL = BertConfig(vocab_size=8000, d_model=128, n_layers=4, n_heads=4, max_positions=128)
+MODEL = BertConfig(vocab_size=8000, d_model=256, n_layers=4, n_heads=4, max_positions=128)
 CONTEXT, SHARE = 64, 0.3
 """Tokens of a row, and the share of its words that is hidden: twice BERT's, for so few steps."""
 
@@ -34,7 +34,7 @@ SIDES = ("pre-trained", "from nothing")
 ARTICLE = re.compile(r"\n(?= = [^=\n]+ = \n)")
 
 
-def pretrained(text: Path, out: Path, steps: int, precision: Any) -> TextEncoder:
+def pretrained(text: Path, out: Path, model: BertConfig, steps: int, precision: Any) -> TextEncoder:
     """The encoder in OUT, trained first where there is none."""
     if (out / "encoder").exists():
         return TextEncoder.load(out / "encoder")
@@ -45,7 +45,7 @@ def pretrained(text: Path, out: Path, steps: int, precision: Any) -> TextEncoder
         label_smoothing=0.0, average=1, keep=1, validate_every=steps // 20, precision=precision,
     )  # fmt: skip
     encoder = TextEncoder(
-        model=MODEL.replace(dropout=0.0, attention_dropout=0.0),  # in two epochs nothing is learned by heart
+        model=model.replace(dropout=0.0, attention_dropout=0.0),  # in two epochs nothing is learned by heart
         masking=MaskingConfig(context=CONTEXT, share=SHARE),
         training=training,
         validation_fraction=0.02,
@@ -90,12 +90,14 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sides", nargs="*", choices=SIDES, default=SIDES)
+    parser.add_argument("--width", type=int, default=MODEL.d_model)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     asked = parser.parse_args()
+    model = MODEL.replace(d_model=asked.width)
     starts: dict[str, TextEncoder | None] = {"from nothing": None}
     if "pre-trained" in asked.sides:
-        encoder = pretrained(asked.text, asked.out, asked.steps, asked.precision)
-        dropout = {name: getattr(MODEL, name) for name in ("dropout", "attention_dropout")}
+        encoder = pretrained(asked.text, asked.out, model, asked.steps, asked.precision)
+        dropout = {name: getattr(model, name) for name in ("dropout", "attention_dropout")}
         encoder.model_.config = encoder.model_.config.replace(**dropout)  # of what is fine-tuned from it
         print(f"{sum(weight.numel() for weight in encoder.model_.parameters()):,} parameters")
         show(read_metrics(asked.out / "run" / "metrics.jsonl"), asked.out / "pretraining.png")
@@ -110,7 +112,7 @@ def main() -> int:
             epochs=EPOCHS, batch_tokens=1024, learning_rate=rate, schedule="cosine", warmup_steps=50,
             label_smoothing=0.0, average=1, validate_every=170, precision=asked.precision,
         )  # fmt: skip
-        classifier = TextClassifier(encoder=start, model=MODEL, training=training, random_state=seed)
+        classifier = TextClassifier(encoder=start, model=model, training=training, random_state=seed)
         return classifier.fit(*parts["train"], validation=parts["dev"])
 
     found: dict[str, list[float]] = {}
