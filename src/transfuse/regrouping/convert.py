@@ -159,6 +159,7 @@ def _changes(own: nn.Module, new: nn.Module) -> bool:
 
 
 def _streams(model: DecoderModel | Seq2SeqModel, batches: Sequence[Any]) -> list[Stream]:
+    """One a batch, at the beginning of the decoder, with what an encoder says of its source."""
     weight = model.output.weight
     batches = [batch.to(weight.device) for batch in batches]
     own, converted = (_pieces([batch.real_BT.shape for batch in batches], weight[:1]) for _ in range(2))
