@@ -4,9 +4,9 @@
 
 A Llama of 10 layers × 768 with 12 heads, trained for one step on TEXT (WikiText-2's valid.txt.xz for instance), and an
 encoder–decoder of 10 + 10 layers × 512 with 8 heads, trained for one step on parallel files; what trained them
-calibrates as well (MODEL, "Llama" or "encoder-decoder", is one of them). Heads aligned and outputs refitted. Each
-conversion has a process of its own, whose largest resident
-size, less that before the conversion, is the memory it takes besides the model. Exits 1 above a bar.
+calibrates as well. MODEL, "Llama" or "encoder-decoder", is one of them alone. Heads aligned and outputs refitted. Each
+conversion has a process of its own, whose largest resident size, less that before the conversion, is the memory it
+takes besides the model. Exits 1 above a bar.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def pretrained(text: Path, out: Path, model: BertConfig, steps: int, precision: 
         label_smoothing=0.0, average=1, keep=1, validate_every=steps // 20, precision=precision,
     )  # fmt: skip
     encoder = TextEncoder(
-        model=model.replace(dropout=0.0, attention_dropout=0.0),  # in two epochs nothing is learned by heart
+        model=model.replace(dropout=0.0, attention_dropout=0.0),  # in few epochs nothing is learned by heart
         masking=MaskingConfig(context=CONTEXT, share=SHARE),
         training=training,
         validation_fraction=0.02,

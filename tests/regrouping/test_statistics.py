@@ -91,3 +91,19 @@ def test_statistics_are_means_over_real_queries(kind: str) -> None:
     torch.testing.assert_close(statistics.values_HNN, values)
     torch.testing.assert_close(statistics.spreads_H, spreads)
     torch.testing.assert_close(statistics.value_covariances_HNN(), values - means[:, :, None] * means[:, None, :])
+
+
+@torch.no_grad()
+def test_spreads_keep_their_digits_under_large_biases_and_are_never_negative() -> None:
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    attention, real = Attention(D, HEADS, GROUPS), torch.ones(2, 9, dtype=torch.bool)
+    plain, shifted, still = (HeadStatistics(attention) for _ in range(3))
+    x = torch.randn(2, 9, D)
+    plain.add(attention, x, real_BT=real)
+    attention.value.bias += 1000
+    shifted.add(attention, x, real_BT=real)
+    torch.testing.assert_close(shifted.spreads_H, plain.spreads_H, rtol=1e-2, atol=0)
+    attention.value.weight.zero_()
+    still.add(attention, x, real_BT=real)
+    assert (still.spreads_H >= 0).all() and still.spreads_H.max() < 1e-6

@@ -72,10 +72,12 @@ class HeadStatistics:
             count(self.keys_HPMM[h], _moment(keys_PRM, looked_at_PRM) - _moment(mean_PRM, mean_PRM))
             count(self.values_HNN[h], mean_value.T @ mean_value)
             count(self.value_means_HN[h], mean_value.sum(0))
-            own_mean = mean_value[:, h // sharing * K : (h // sharing + 1) * K]
-            seen_KR = (weights_BTS.sum(1)[:, :, None] * v_BGSK[:, h // sharing]).flatten(0, 1).T
-            spread_KK = seen_KR @ v_BGSK[:, h // sharing].flatten(0, 1) - own_mean.T @ own_mean
-            count(self.spreads_H[h], (spread_KK * (out_HKD[h] @ out_HKD[h].T)).sum())
+            # nor does a shift of all values move what is added
+            own_BSK = v_BGSK[:, h // sharing] - v_BGSK[:, h // sharing].mean((0, 1))
+            means_RK = (weights_BTS @ own_BSK).flatten(0, 1)
+            own_RK, looked_at_RK = (x.flatten(0, 1) for x in (own_BSK, weights_BTS.sum(1)[:, :, None] * own_BSK))
+            spread_KK = looked_at_RK.T @ own_RK - means_RK.T @ means_RK
+            count(self.spreads_H[h], (spread_KK * (out_HKD[h] @ out_HKD[h].T)).sum().clamp(min=0))
 
     def value_covariances_HNN(self) -> Tensor:
         """As `values_HNN`, about the mean."""
