@@ -337,6 +337,31 @@ def test_half_precision_is_converted_in_single() -> None:
     torch.testing.assert_close(key.abs(), reference.abs(), rtol=0, atol=0.02)
 
 
+def test_double_precision_stays_double_where_torch_would_make_single() -> None:
+    model = agreeing(LLAMA, 2)
+    with_double = convert(model, 2, "aligned", batches(LLAMA))
+    torch.set_default_dtype(torch.float32)
+    converted = convert(model, 2, "aligned", batches(LLAMA))
+    assert {weight.dtype for weight in converted.parameters()} == {torch.float64}
+    assert difference(with_double, converted, LLAMA) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("refit", [False, True])
+def test_documents_in_one_row_are_as_good_as_rows_of_their_own(name: str, refit: bool) -> None:
+    config = CONFIGS[name]
+    model, apart = make(config), batches(config, n=2)
+    document = torch.cat([torch.full((batch.ids_BT.shape[1],), i) for i, batch in enumerate(apart)])
+    packed = PackedBatch(
+        torch.cat([batch.ids_BT for batch in apart], dim=1),
+        torch.cat([batch.labels_BT for batch in apart], dim=1),
+        (document[:, None] == document).expand(len(apart[0].ids_BT), -1, -1),
+        torch.cat([torch.arange(batch.ids_BT.shape[1]) for batch in apart]).expand(len(apart[0].ids_BT), -1),
+    )
+    one, other = (convert(model, 2, "aligned", data, refit=refit) for data in (apart, [packed]))
+    assert difference(one, other, config) < 1e-8
+
+
 def test_positions_without_movement_do_no_harm() -> None:
     """A covariance of low rank: the residual stream has as many dimensions as there are tokens."""
     config = GPT2.replace(vocab_size=5, positions="learned")

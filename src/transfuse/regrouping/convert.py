@@ -118,7 +118,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 def _with_heads(model: M, n_kv_heads: Counts) -> M:
     """A model of the new config. Its weights are those of `model`, not copies, for a conversion does not write to them;
-    but an attention that changes has its own, of which keys and values are yet to be made."""
+    but an attention that changes has its own, which are yet to be made."""
     if not isinstance(model, DecoderModel | Seq2SeqModel):
         raise ConfigError(f"a {type(model).__name__} has no decoder; its attention keeps no keys and values to save")
     config: Any = model.config.with_kv_heads(n_kv_heads)
@@ -135,8 +135,6 @@ def _with_heads(model: M, n_kv_heads: Counts) -> M:
         if _changes(own, fresh):
             fresh.to_empty(device=own.out.weight.device).to(own.out.weight.dtype)
             fresh.rotary = own.rotary
-            for layer in ("query", "out"):
-                getattr(fresh, layer).load_state_dict(getattr(own, layer).state_dict())
             setattr(block, name, fresh)
     return converted
 
