@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +28,9 @@ from transfuse import (
     TextRegressor,
     TrainingConfig,
 )
+from transfuse.estimators import fine_tuned
 from transfuse.estimators.fine_tuned import divided
+from transfuse.nn.embeddings import TokenEmbedding
 
 TINY = BertConfig(
     vocab_size=120, d_model=24, n_layers=1, n_heads=2, max_positions=32, dropout=0.0, attention_dropout=0.0
@@ -120,6 +125,28 @@ def test_an_encoder_is_where_it_starts() -> None:
 
 
 @pytest.mark.usefixtures("quiet_transformers")
+def test_vectors_of_pieces_that_do_not_occur_are_left_out_of_training(
+    fitted: TextClassifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = TextEncoder(model=TINY, masking=MaskingConfig(context=16), training=TRAINING.replace(epochs=1))
+    encoder.fit([" ".join(TEXTS), "the lone whale swims where no other word goes. " * 9])
+    training = TRAINING.replace(epochs=3, weight_decay=0.0)
+    here = make(encoder=encoder, training=training).fit(TEXTS[:30], CLASSES[:30])
+
+    @contextmanager
+    def whole(embedding: TokenEmbedding, ids: Any) -> Iterator[Any]:
+        yield embedding.token
+
+    monkeypatch.setattr(fine_tuned, "only", whole)
+    there = make(encoder=encoder, training=training).fit(TEXTS[:30], CLASSES[:30])
+    for (name, one), other in zip(here.model_.named_parameters(), there.model_.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6, msg=name)
+    tables = [model.model_.embedding.token.weight for model in (encoder, here)]
+    occurring = {i for one in here.tokenizer_.encode(TEXTS[:30]) for i in one.ids}
+    changed = (tables[0] != tables[1]).any(1)
+    assert set(changed.nonzero()[:, 0].tolist()) == occurring < set(range(len(changed)))
+
+
 def test_a_directory_there_and_back(fitted: TextClassifier, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 

@@ -15,7 +15,7 @@ from transfuse.nn.attention import Attention
 from transfuse.nn.blocks import Block, BlockCache, Stack
 from transfuse.nn.cache import GROWTH, KeyValueCache
 from transfuse.nn.dropout import Dropout
-from transfuse.nn.embeddings import TokenEmbedding
+from transfuse.nn.embeddings import SomeTokens, TokenEmbedding, only
 from transfuse.nn.feed_forward import FeedForward
 from transfuse.nn.norms import RMSNorm
 from transfuse.nn.positions import Learned, Rotary, Sinusoidal
@@ -447,3 +447,38 @@ def test_root_mean_square_norm_is_the_same_with_and_without_gradients(dtype: tor
     tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 3e-2}[dtype]
     assert_same(quick, expected, tolerance)
     assert_same(norm(x), expected, tolerance)
+
+
+# Some vectors of a table
+
+
+def table(n: int = 9) -> TokenEmbedding:
+    return TokenEmbedding(nn.Embedding(n, 4, _weight=normal(n, 4)), None)
+
+
+def test_some_tokens_stand_for_the_whole_table() -> None:
+    embedding, ids = table(), torch.tensor([[7, 2, 2], [5, 7, 2]])
+    whole, expected = embedding.token, embedding(ids)
+    before = whole.weight.detach().clone()
+    with only(embedding, [7, 2, 5, 2]) as some:
+        assert embedding.token is some and some.weight.shape == (3, 4)
+        assert torch.equal(embedding(ids), expected)
+        embedding(ids).sum().backward()
+        assert some.weight.grad is not None
+        with torch.no_grad():
+            some.weight += some.weight.grad
+    assert embedding.token is whole
+    counts = torch.bincount(ids.flatten(), minlength=9)[:, None]
+    assert torch.equal(whole.weight, before + counts)
+
+
+def test_some_tokens_know_no_others_and_return_after_an_error() -> None:
+    embedding = table()
+    embedding.token.weight.requires_grad_(False)
+    whole = embedding.token
+    with pytest.raises(IndexError), only(embedding, [1, 3]):
+        embedding(torch.tensor([[1, 2]]))
+    assert embedding.token is whole
+    some = SomeTokens(whole, [3, 1])
+    assert some.ids.tolist() == [1, 3]
+    assert not some.weight.requires_grad

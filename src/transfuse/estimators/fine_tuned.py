@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder, begun_
 from transfuse.estimators.trained import TrainedEstimator
 from transfuse.metrics.text_scores import Score
 from transfuse.models.bert import BertConfig, BertModel, Head
+from transfuse.nn.embeddings import only
 from transfuse.nn.linear import packed
 from transfuse.pretrained.directory import CONFIG, load_model, read_json, save_model
 from transfuse.pretrained.hub import local_directory
@@ -115,7 +117,7 @@ class FineTuned(TrainedEstimator):
     def _fine_tune(
         self, data: LabelledDataset, held: LabelledDataset, loss: Loss, seed: int, resume: bool, **identity: Any
     ) -> None:
-        """Train on `data`, judged by the loss on `held`."""
+        """Train on `data`, judged by the loss on `held`: all weights but the vectors of pieces that are in neither."""
         config = self.training or self.default_training
         identity |= {
             "model": self.model_.config.to_dict(),
@@ -126,7 +128,9 @@ class FineTuned(TrainedEstimator):
         def score() -> float:
             return -mean_loss(self.model_, held, loss, config)
 
-        with self._run_folder(resume) as folder:
+        occurring = itertools.chain.from_iterable(one.ids for side in (data, held) for one in side.pieces)
+        with self._run_folder(resume) as folder, only(self.model_.embedding, occurring) as some:
+            identity["token_vectors"] = some.num_embeddings
             self.results_ = self._train(
                 folder, data, loss, score, seed=seed, identity=identity, resume=resume, config=config
             )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +37,46 @@ class TokenEmbedding(nn.Module):
 
     def forward(self, ids_BT: Tensor, positions: Tensor | None = None) -> Tensor:
         """Ids (B, T) to vectors (B, T, D). `positions` is (T,) or (B, T), by default 0 to T - 1."""
-        x_BTD = F.embedding(ids_BT, self.token.weight)
+        x_BTD = self.token(ids_BT)
         if self.scale != 1.0:
             x_BTD = x_BTD * self.scale
         if self.positions is not None:
             x_BTD = x_BTD + self.positions(torch.arange(ids_BT.shape[1]) if positions is None else positions)
         return self.dropout(x_BTD)
+
+
+class SomeTokens(nn.Embedding):
+    """The vectors of some ids of a table, copied out of it. Ids are those of the whole table; others than `ids` are an
+    IndexError."""
+
+    def __init__(self, whole: nn.Embedding, ids: Iterable[int]) -> None:
+        kept = torch.tensor(sorted(set(ids)), device=whole.weight.device)
+        super().__init__(len(kept), whole.embedding_dim, _weight=whole.weight.detach()[kept])
+        self.weight.requires_grad_(whole.weight.requires_grad)
+        self.ids = kept
+        self._row = torch.full((whole.num_embeddings,), -1, device=kept.device)
+        self._row[kept] = torch.arange(len(kept), device=kept.device)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) to (..., D)."""
+        return F.embedding(self._row[ids], self.weight)
+
+
+@contextmanager
+def only(embedding: TokenEmbedding, ids: Iterable[int]) -> Iterator[SomeTokens]:
+    """Inside, the table of `embedding` holds the vectors of `ids` alone, so that no time is spent on the gradients and
+    moments of others, which are zero. Afterwards it is whole again, with what became of these.
+
+    For a table that nothing else shares. Weight decay inside is of these vectors alone.
+    """
+    whole = embedding.token
+    some = embedding.token = SomeTokens(whole, ids)
+    try:
+        yield some
+    finally:
+        with torch.no_grad():
+            whole.weight[some.ids] = some.weight
+        embedding.token = whole
 
 
 class PatchEmbedding(nn.Module):
