@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from torch import nn
 
 import transfuse
 from transfuse import (
@@ -30,7 +31,7 @@ from transfuse import (
 )
 from transfuse.estimators import fine_tuned
 from transfuse.estimators.fine_tuned import divided
-from transfuse.nn.embeddings import TokenEmbedding
+from transfuse.nn.embeddings import TokenEmbedding, only
 
 TINY = BertConfig(
     vocab_size=120, d_model=24, n_layers=1, n_heads=2, max_positions=32, dropout=0.0, attention_dropout=0.0
@@ -125,26 +126,33 @@ def test_an_encoder_is_where_it_starts() -> None:
 
 
 @pytest.mark.usefixtures("quiet_transformers")
-def test_vectors_of_pieces_that_do_not_occur_are_left_out_of_training(
-    fitted: TextClassifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vectors_of_pieces_that_do_not_occur_are_left_out_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = TextEncoder(model=TINY, masking=MaskingConfig(context=16), training=TRAINING.replace(epochs=1))
     encoder.fit([" ".join(TEXTS), "the lone whale swims where no other word goes. " * 9])
-    training = TRAINING.replace(epochs=3, weight_decay=0.0)
-    here = make(encoder=encoder, training=training).fit(TEXTS[:30], CLASSES[:30])
+    training, held = TRAINING.replace(epochs=3, weight_decay=0.0), (["see the whale", "find the fern"], CLASSES[::30])
+    trained: list[list[int]] = []
 
     @contextmanager
-    def whole(embedding: TokenEmbedding, ids: Any) -> Iterator[Any]:
+    def whole(embedding: TokenEmbedding, ids: Any) -> Iterator[nn.Embedding]:
         yield embedding.token
 
-    monkeypatch.setattr(fine_tuned, "only", whole)
-    there = make(encoder=encoder, training=training).fit(TEXTS[:30], CLASSES[:30])
-    for (name, one), other in zip(here.model_.named_parameters(), there.model_.parameters(), strict=True):
+    @contextmanager
+    def seen(embedding: TokenEmbedding, ids: Any) -> Iterator[nn.Embedding]:
+        with only(embedding, ids) as some:
+            trained.append(some.ids.tolist())
+            yield some
+
+    models = []
+    for table in (seen, whole):
+        monkeypatch.setattr(fine_tuned, "only", table)
+        models.append(make(encoder=encoder, training=training).fit(TEXTS, CLASSES, validation=held).model_)
+    for (name, one), other in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6, msg=name)
-    tables = [model.model_.embedding.token.weight for model in (encoder, here)]
-    occurring = {i for one in here.tokenizer_.encode(TEXTS[:30]) for i in one.ids}
-    changed = (tables[0] != tables[1]).any(1)
-    assert set(changed.nonzero()[:, 0].tolist()) == occurring < set(range(len(changed)))
+    before, after = (model.embedding.token.weight for model in (encoder.model_, models[0]))
+    learned, judged = ({i for one in encoder.encode(texts) for i in one.ids} for texts in (TEXTS, held[0]))
+    assert set((before != after).any(1).nonzero()[:, 0].tolist()) == learned
+    assert trained == [sorted(learned | judged)]
+    assert learned < learned | judged < set(range(len(before)))
 
 
 def test_a_directory_there_and_back(fitted: TextClassifier, tmp_path: Path) -> None:
