@@ -1,12 +1,14 @@
 """Pre-training on WikiText-2, and what it is worth for SST-2: the same encoder fine-tuned and trained from nothing.
 
     python benchmarks/pretraining.py TEXT SST2 OUT [--steps N] [--seeds N] [--sides …] [--width N] [--precision …]
+                                     [--own N] [--labels N …]
 
 TEXT is WikiText-2's train.txt.xz, SST2 a folder with {train,dev,test}.tsv. A BERT of 4 layers × 256 (or --width)
 learns hidden words and next sentences of the articles (OUT/run, taken up where it stopped; OUT/encoder is the result),
-whose held-out losses and accuracies are printed as they went and drawn to OUT/pretraining.png. Then SST-2's training
-sentences: from that encoder and from nothing with the same sizes, each side at the learning rate whose dev accuracy
-with seed 0 is best; test accuracy of every seed, and the gain. Exits 1 where there is none.
+whose held-out losses and accuracies are printed as they went and drawn to OUT/pretraining.png; with --own it also reads
+SST-2's training sentences, N times over, without their labels. Then SST-2's training sentences, all or as many labelled
+ones as --labels says: from that encoder and from nothing with the same sizes, each side at the learning rate whose dev
+accuracy with seed 0 is best; test accuracy of every seed, and the gain. Exits 1 where there is none.
 """
 
 from __future__ import annotations
@@ -28,13 +30,15 @@ MODEL = BertConfig(vocab_size=8000, d_model=256, n_layers=4, n_heads=4, max_posi
 CONTEXT, SHARE = 64, 0.3
 """Tokens of a row, and the share of its words that is hidden: twice BERT's, for so few steps."""
 
-EPOCHS = 3
-RATES = (3e-4, 1e-3)
+EPOCHS, LEAST_TEXTS = 3, 10_000
+"""Times that all texts are learned from, or more often where that makes fewer texts than this."""
+
+RATES = (1e-4, 3e-4, 1e-3)
 SIDES = ("pre-trained", "from nothing")
 ARTICLE = re.compile(r"\n(?= = [^=\n]+ = \n)")
 
 
-def pretrained(text: Path, out: Path, model: BertConfig, steps: int, precision: Any) -> TextEncoder:
+def pretrained(text: Path, own: list[str], out: Path, model: BertConfig, steps: int, precision: Any) -> TextEncoder:
     """The encoder in OUT, trained first where there is none."""
     if (out / "encoder").exists():
         return TextEncoder.load(out / "encoder")
@@ -52,7 +56,7 @@ def pretrained(text: Path, out: Path, model: BertConfig, steps: int, precision: 
         run_dir=out / "run",
         verbose=True,
     )
-    encoder.fit(articles, resume=(out / "run" / "checkpoints").exists())
+    encoder.fit([*own, *articles], resume=(out / "run" / "checkpoints").exists())
     encoder.save(out / "encoder")
     return encoder
 
@@ -92,31 +96,52 @@ def main() -> int:
     parser.add_argument("--sides", nargs="*", choices=SIDES, default=SIDES)
     parser.add_argument("--width", type=int, default=MODEL.d_model)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--own", type=int, default=0)
+    parser.add_argument("--labels", type=int, nargs="*", default=[0])
     asked = parser.parse_args()
     model = MODEL.replace(d_model=asked.width)
-    starts: dict[str, TextEncoder | None] = {"from nothing": None}
+    starts: dict[str, TextEncoder | None] = {"from nothing": None} if "from nothing" in asked.sides else {}
+    parts = {}
+    for name in ("train", "dev", "test"):
+        columns, _ = read_columns(asked.sst2 / f"{name}.tsv", ["sentence", "label"])
+        parts[name] = (columns[0], columns[1])
     if "pre-trained" in asked.sides:
-        encoder = pretrained(asked.text, asked.out, model, asked.steps, asked.precision)
+        own = parts["train"][0] * asked.own
+        encoder = pretrained(asked.text, own, asked.out, model, asked.steps, asked.precision)
         dropout = {name: getattr(model, name) for name in ("dropout", "attention_dropout")}
         encoder.model_.config = encoder.model_.config.replace(**dropout)  # of what is fine-tuned from it
         print(f"{sum(weight.numel() for weight in encoder.model_.parameters()):,} parameters")
         show(read_metrics(asked.out / "run" / "metrics.jsonl"), asked.out / "pretraining.png")
         starts["pre-trained"] = encoder
-    parts = {}
-    for name in ("train", "dev", "test"):
-        columns, _ = read_columns(asked.sst2 / f"{name}.tsv", ["sentence", "label"])
-        parts[name] = (columns[0], columns[1])
+    gains = [gain(asked, model, starts, parts, n_labels) for n_labels in asked.labels]
+    return int(len(starts) == len(SIDES) and min(gains) <= 0)
+
+
+def gain(
+    asked: argparse.Namespace,
+    model: BertConfig,
+    starts: dict[str, TextEncoder | None],
+    parts: dict[str, tuple[list[str], list[str]]],
+    n_labels: int,
+) -> float:
+    """Points of accuracy that the encoder is worth with `n_labels` labelled sentences (0 = all)."""
+    sentences, labels = parts["train"]
+    n_labels = n_labels or len(sentences)
+    kept = np.sort(np.random.default_rng(0).permutation(len(sentences))[:n_labels]).tolist()
+    learned = [sentences[row] for row in kept], [labels[row] for row in kept]
+    epochs = max(EPOCHS, round(LEAST_TEXTS / n_labels))
+    print(f"{n_labels:,} labelled sentences, {epochs} epochs")
 
     def trained(start: TextEncoder | None, rate: float, seed: int) -> TextClassifier:
         training = TrainingConfig(
-            epochs=EPOCHS, batch_tokens=1024, learning_rate=rate, schedule="cosine", warmup_steps=50,
+            epochs=epochs, batch_tokens=1024, learning_rate=rate, schedule="cosine", warmup_steps=50,
             label_smoothing=0.0, average=1, validate_every=170, precision=asked.precision,
         )  # fmt: skip
         classifier = TextClassifier(encoder=start, model=model, training=training, random_state=seed)
-        return classifier.fit(*parts["train"], validation=parts["dev"])
+        return classifier.fit(*learned, validation=parts["dev"])
 
     found: dict[str, list[float]] = {}
-    for name in asked.sides:
+    for name in (side for side in SIDES if side in starts):
         start = starts[name]
         tried = {rate: trained(start, rate, 0) for rate in RATES}
         on_dev = {rate: accuracy(model, parts["dev"]) for rate, model in tried.items()}
@@ -128,10 +153,10 @@ def main() -> int:
         spread = statistics.stdev(found[name]) if asked.seeds > 1 else float("nan")
         print(f"{name}: test {found[name]}, {statistics.mean(found[name]):.2f} ± {spread:.2f}", flush=True)
     if len(found) < len(SIDES):
-        return 0
-    gain = statistics.mean(found["pre-trained"]) - statistics.mean(found["from nothing"])
-    print(f"pre-training gains {gain:+.2f} points")
-    return int(gain <= 0)
+        return float("nan")
+    gained = statistics.mean(found["pre-trained"]) - statistics.mean(found["from nothing"])
+    print(f"pre-training gains {gained:+.2f} points", flush=True)
+    return gained
 
 
 if __name__ == "__main__":
