@@ -26,8 +26,8 @@ CALIBRATION_TOKENS = 30_000
 CALIBRATION_BATCH = 1024
 
 UPTRAINING = TrainingConfig(
-    batch_tokens=1024,
-    learning_rate=5e-4,
+    batch_tokens=512,
+    learning_rate=7e-4,
     schedule="cosine",
     warmup_steps=10,
     weight_decay=0.0,
