@@ -59,6 +59,40 @@ def test_pairs_and_numbers(home: Path) -> None:
     assert code == 2 and "'a cat' is not a number" in last
 
 
+def test_several_labels_a_text(home: Path) -> None:
+    (home / "labels.csv").write_text("text,labels\n" + 'rain today,"wet, cold"\nsun today,\nsnow now,cold\n' * 6)
+    words = ["fit", "classify", home / "labels.csv", "--source", "text", "--target", "labels", *SMALL]
+    _, messages = done(*words, "--several", ",", "--seeds", "2", "--out", home / "labels")
+    assert "18 rows of 2 labels" in messages and "2 seeds: accuracy" in messages
+    assert json.loads((home / "labels" / "config.json").read_text())["id2label"] == {"0": "cold", "1": "wet"}
+    (home / "weather.txt").write_text("rain today\nsun today\n")
+    texts, _ = done("predict", home / "labels", home / "weather.txt")
+    output, _ = done("predict", home / "labels", home / "weather.txt", "--json")
+    records = [json.loads(line) for line in output.splitlines()]
+    for text, record in zip(texts.removesuffix("\n").split("\n"), records, strict=True):
+        assert record["output"] == [name for name, chance in record["probabilities"].items() if chance > 0.5]
+        assert text == "\t".join(record["output"]) and set(record["probabilities"]) == {"cold", "wet"}
+    judged = ["evaluate", home / "labels", home / "labels.csv", "--source", "text", "--target", "labels"]
+    scores, _ = done(*judged, "--several", ",", "--json")
+    assert [one["name"] for one in json.loads(scores)["scores"]] == ["F1", "accuracy"]
+    for command, wrong in (
+        (judged, "this model knows several labels a text"),
+        ([*judged, "--several", ";"], "labels.csv: row 1: 'wet, cold' is not among the 2 labels"),
+        ([*words, "--several", ",", "--balanced", "--out", home / "never"], "--balanced are not for it"),
+        ([*words, "--several", "", "--out", home / "never"], "is what stands between labels"),
+        ([*words, "--out", home / "never"], "labels.csv:3: the column labels is empty"),
+    ):
+        code, last = failure(*command)
+        assert code == 2 and wrong in last
+    (home / "none.tsv").write_text("a\t\nb\t\n")
+    code, last = failure("fit", "classify", home / "none.tsv", "--several", ",", *SMALL, "--out", home / "never")
+    assert code == 2 and f"{home / 'none.tsv'}: no row has a label" in last
+    (home / "one-class.tsv").write_text("a\tx\nb\ty\n" * 4)
+    done("fit", "classify", home / "one-class.tsv", *SMALL, "--out", home / "one-class")
+    code, last = failure("evaluate", home / "one-class", home / "one-class.tsv", "--several", ",")
+    assert code == 2 and "is for models of several labels" in last
+
+
 def test_seeds_are_judged_by_the_same_rows(home: Path) -> None:
     words = ["fit", "classify", home / "pairs.jsonl", "--source", "a", "--second", "b", "--target", "same", *SMALL]
     done(*words, "--seeds", "2", "--out", home / "seeds")

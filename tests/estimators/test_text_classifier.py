@@ -87,6 +87,21 @@ def test_several_labels_a_text() -> None:
     assert not np.allclose(model.predict_proba(TEXTS).sum(1), 1)
 
 
+def test_columns_of_a_frame_name_the_labels(tmp_path: Path) -> None:
+    y = pd.DataFrame({"seen": ["see" in text for text in TEXTS], "now": ["now" in text for text in TEXTS]}).astype(int)
+    model = make(training=TRAINING.replace(epochs=1))
+    (kept, named), (_, aside) = model.divided(TEXTS, y)
+    assert list(named.columns) == list(aside.columns) == ["seen", "now"] and len(kept) == len(named)
+    model.fit(kept, named, validation=(TEXTS, y))
+    assert model.classes_.tolist() == ["seen", "now"]
+    assert TextClassifier.load(model.save(tmp_path / "named")).classes_.tolist() == ["seen", "now"]
+    assert model.predict(TEXTS).shape == y.shape
+    with pytest.raises(DataError, match=r"validation\[1\] has the labels \['now', 'seen'\]"):
+        model.fit(TEXTS, y, validation=(TEXTS, y[["now", "seen"]]))
+    with pytest.raises(DataError, match="two columns called 'seen'"):
+        model.fit(TEXTS, y[["seen", "seen"]])
+
+
 def test_numbers() -> None:
     y = [100.0 + 10 * len(text.split()[2]) for text in TEXTS]
     model = TextRegressor(model=TINY, training=TRAINING.replace(epochs=40)).fit(TEXTS, y)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ from transfuse.cli.options import (
     MismatchedAnswers,
     ModelDir,
     SecondColumn,
+    SeveralLabels,
     SkipBadRows,
     SourceColumn,
     TagColumn,
@@ -27,6 +29,7 @@ from transfuse.cli.options import (
     read_pairs,
     read_questions,
     read_tags,
+    split_labels,
 )
 from transfuse.cli.saved import kind_of, load_model, search_of
 from transfuse.errors import ConfigError
@@ -37,7 +40,7 @@ Found = tuple[list[Any], dict[str, Any]]
 USED: dict[str, set[str]] = {
     "LanguageModel": {"--key"},
     "Seq2Seq": {"--source", "--target", "--skip-bad-rows", "--metric", "--beams"},
-    "TextClassifier": {"--source", "--second", "--target", "--skip-bad-rows"},
+    "TextClassifier": {"--source", "--second", "--target", "--skip-bad-rows", "--several"},
     "TextRegressor": {"--source", "--second", "--target", "--skip-bad-rows"},
     "TokenTagger": {"--token-column", "--tag-column"},
     "QuestionAnswerer": {"--mismatched"},
@@ -54,6 +57,7 @@ def evaluate(
     second: SecondColumn = None,
     target: TargetColumn = None,
     skip_bad_rows: SkipBadRows = False,
+    several: SeveralLabels = None,
     token_column: TokenColumn = 1,
     tag_column: TagColumn = -1,
     mismatched: MismatchedAnswers = "refuse",
@@ -73,6 +77,7 @@ def evaluate(
         "--second": second,
         "--target": target,
         "--skip-bad-rows": skip_bad_rows,
+        "--several": several,
         "--token-column": token_column != 1,
         "--tag-column": tag_column != -1,
         "--mismatched": mismatched != "refuse",
@@ -92,10 +97,18 @@ def evaluate(
 
         scores, about = load_model(directory, device).evaluate(Corpus(data, key=key)), {}
     elif kind in ("TextClassifier", "TextRegressor"):
-        numbers = kind == "TextRegressor"
-        X, labels = read_labelled(data, source, second, target, skip_bad_rows, numbers=numbers)
         model = load_model(directory, device)
-        scores, about = model.evaluate(X, _as_learned(model, labels)), {"rows": len(X)}
+        _check_several(model, several)
+        X, labels = read_labelled(
+            data,
+            source,
+            second,
+            target,
+            skip_bad_rows,
+            numbers=kind == "TextRegressor",
+            several=several is not None,
+        )
+        scores, about = model.evaluate(X, _as_learned(model, labels, several, data[0])), {"rows": len(X)}
     elif kind.startswith("Multimodal"):
         if target is None:
             raise ConfigError(f"--target: {directory} is scored against a column of the table, which has to be named")
@@ -121,11 +134,20 @@ def evaluate(
             typer.echo(str(score))
 
 
-def _as_learned(model: Any, labels: list[Any]) -> list[Any]:
+def _check_several(model: Any, several: str | None) -> None:
+    """Raise ConfigError unless cells are read as what the model gives: one class, or labels with a mark between."""
+    gives_several = getattr(model, "kind_", "") == "labels"
+    if gives_several and several is None:
+        raise ConfigError("--several: this model knows several labels a text; say what is between them in a cell")
+    if several is not None and not (gives_several and several):
+        raise ConfigError(f"--several {several!r} is for models of several labels, and is what stands between them")
+
+
+def _as_learned(model: Any, labels: list[Any], several: str | None, path: Path) -> Any:
     """Cells of a table as the model's classes, as they were when it learned them; numbers as they are."""
     if not hasattr(model, "classes_"):
         return labels
-    if model.kind_ == "labels":
-        raise ConfigError("a model of several labels a text cannot be judged by one column")
     known = {str(one): one for one in model.classes_.tolist()}
+    if several is not None:
+        return split_labels(labels, several, path, [*known])
     return [known.get(label, label) for label in labels]

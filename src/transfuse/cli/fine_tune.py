@@ -20,6 +20,7 @@ from transfuse.cli.options import (
     Seed,
     Seeds,
     Settings,
+    SeveralLabels,
     SkipBadRows,
     SourceColumn,
     Start,
@@ -33,6 +34,7 @@ from transfuse.cli.options import (
     read_labelled,
     read_questions,
     read_tags,
+    split_labels,
 )
 from transfuse.errors import ConfigError
 
@@ -57,6 +59,7 @@ def fit_classify(
     skip_bad_rows: SkipBadRows = False,
     balanced: Annotated[bool, typer.Option("--balanced", help="Weigh classes by how rare they are.")] = False,
     number: Annotated[bool, typer.Option("--number", help="The target is a number, not a class.")] = False,
+    several: SeveralLabels = None,
     seeds: Seeds = 1,
     settings: Settings = None,
     validation_fraction: HeldOutShare = 0.1,
@@ -64,18 +67,24 @@ def fit_classify(
     resume: Resume = False,
     device: Device = None,
 ) -> None:
-    """Learn the class, or number (column --target), of texts (column --source) or pairs of texts (and --second)."""
+    """Learn the class, labels or number (column --target) of texts (column --source) or pairs (and --second)."""
     if number and balanced:
         raise ConfigError("--balanced is for classes, and --number is not of classes")
+    if several is not None and (number or balanced or not several):
+        raise ConfigError(
+            f"--several {several!r} is what stands between labels; --number and --balanced are not for it"
+        )
 
-    def read(path: list[Path]) -> tuple[list[Any], list[Any]]:
-        return read_labelled(path, source, second, target, skip_bad_rows, numbers=number)
+    def read(path: list[Path], known: list[str] | None = None) -> tuple[list[Any], Any]:
+        X, y = read_labelled(path, source, second, target, skip_bad_rows, numbers=number, several=several is not None)
+        return X, y if several is None else split_labels(y, several, path[0], known)
 
     X, y = read(data)
-    held = read([validation]) if validation else None
+    held = read([validation], None if several is None else list(y.columns)) if validation else None
     from transfuse import TextClassifier, TextRegressor
 
-    say(f"{len(X):,} rows{'' if number else f' in {len(set(y))} classes'}; the model goes to {out}")
+    kinds = "" if number else f" of {y.shape[1]} labels" if several else f" in {len(set(y))} classes"
+    say(f"{len(X):,} rows{kinds}; the model goes to {out}")
 
     def make(**common: Any) -> TextClassifier | TextRegressor:
         if number:
@@ -169,8 +178,8 @@ def _fit(
     make: Callable[..., Any],
     common: dict[str, Any],
     X: list[Any],
-    y: list[Any],
-    held: tuple[list[Any], list[Any]] | None,
+    y: Any,
+    held: tuple[list[Any], Any] | None,
     *,
     data: list[Path],
     out: Path,

@@ -92,7 +92,11 @@ def _classes(model: Any, rows: list[Any]) -> Iterator[Line]:
         return
     names = list(map(str, model.classes_.tolist()))
     for one, chances in zip(found, model.predict_proba(rows).tolist(), strict=True):
-        yield _one_line(str(one)), {"output": one, "probabilities": dict(zip(names, chances, strict=True))}
+        output, text = one, _one_line(str(one))
+        if model.kind_ == "labels":
+            output = [name for name, has in zip(names, one, strict=True) if has]
+            text = "\t".join(map(_one_line, output))
+        yield text, {"output": output, "probabilities": dict(zip(names, chances, strict=True))}
 
 
 def _one_line(text: str) -> str:

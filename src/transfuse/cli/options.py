@@ -14,6 +14,8 @@ from transfuse.cli.messages import say
 from transfuse.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from transfuse import Pairs, Questions, Tagged
 
 Data = Annotated[
@@ -24,6 +26,10 @@ ModelDir = Annotated[Path, typer.Argument(help="A model directory, as written by
 SourceColumn = Annotated[str | None, typer.Option("--source", help="Column of the source: a name, or a number from 1.")]
 TargetColumn = Annotated[str | None, typer.Option("--target", help="Column of the target: a name, or a number from 1.")]
 SkipBadRows = Annotated[bool, typer.Option(help="Leave out rows with an empty, missing or over-long side.")]
+SeveralLabels = Annotated[
+    str | None,
+    typer.Option("--several", help="The target is any number of labels, with this between them, as --several ,"),
+]
 SecondColumn = Annotated[
     str | None,
     typer.Option("--second", help="Column of the second text, where rows are pairs (of a question: the context)."),
@@ -92,12 +98,15 @@ def read_labelled(
     skip_bad_rows: bool,
     *,
     numbers: bool = False,
+    several: bool = False,
 ) -> tuple[list[Any], list[Any]]:
     """Texts, or pairs of them where there is a second column, and their labels; rows left out are counted on stderr.
 
-    Raises DataError naming file and line, of labels that are no `numbers` too.
+    Raises DataError naming file and line, of labels that are no `numbers` too. Cells of `several` labels may be empty.
     """
     if len(paths) == 2 and second is None:  # parallel files
+        if several:
+            raise ConfigError("--several: the lines of a second file are one label each; give a table")
         pairs = read_pairs(paths, source, target, skip_bad_rows)
         return pairs.sources, as_numbers(pairs.targets, paths[1]) if numbers else pairs.targets
     from transfuse import read_columns
@@ -108,12 +117,36 @@ def read_labelled(
         raise DataError(f"{path}: name all columns or none: source={source}, second={second}, target={target}")
     if names is None and ".jsonl" in path.suffixes:
         names = ["source", "target"]
-    rules = {len(names or "xy") - 1: not_a_number} if numbers else {}
-    columns, skipped = read_columns(path, names, skip_bad_rows=skip_bad_rows, rules=rules)  # type: ignore[arg-type]
+    last = len(names or "xy") - 1
+    columns, skipped = read_columns(
+        path,
+        names,  # type: ignore[arg-type]
+        skip_bad_rows=skip_bad_rows,
+        rules={last: not_a_number} if numbers else {},
+        may_be_empty={last} if several else (),
+    )
     if skipped:
         say(f"{path}: {skipped:,} unusable rows left out, {len(columns[0]):,} kept")
     X = columns[0] if second is None else list(zip(columns[0], columns[1], strict=True))
     return X, as_numbers(columns[-1], path) if numbers else columns[-1]
+
+
+def split_labels(cells: list[str], mark: str, path: Path, known: list[str] | None = None) -> pd.DataFrame:
+    """Which labels each cell has, a column of zeros and ones each: those that are `known`, by default all there are.
+
+    Raises DataError naming file and row (of those used) of a label that is not known, and where no row has any.
+    """
+    import pandas as pd
+
+    found = [[label for label in map(str.strip, cell.split(mark)) if label] for cell in cells]
+    names = sorted({label for row in found for label in row}) if known is None else known
+    if not names:
+        raise DataError(f"{path}: no row has a label")
+    for row, labels in enumerate(found, start=1):
+        new = [label for label in labels if label not in names]
+        if new:
+            raise DataError(f"{path}: row {row}: {new[0]!r} is not among the {len(names)} labels that are learned")
+    return pd.DataFrame([[int(name in labels) for name in names] for labels in found], columns=names)
 
 
 def not_a_number(cell: str) -> str | None:

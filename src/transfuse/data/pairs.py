@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,12 +115,14 @@ def read_columns(
     skip_bad_rows: bool = False,
     long: bool = False,
     rules: Mapping[int, Callable[[str], str | None]] | None = None,
+    may_be_empty: Collection[int] = (),
 ) -> tuple[list[list[str]], int]:
     """Columns of a TSV, CSV or JSONL file, and how many rows were left out.
 
     `names` are header names, or numbers from 1, as in `read_pairs`; None stands for the two columns there are. Numbers
     in JSONL are read as text. Texts may be `long` as for `read_sources`. `rules` say of a column, by its place, what is
-    wrong with a cell, if anything is. Raises DataError as `read_pairs` does.
+    wrong with a cell, if anything is; columns in `may_be_empty` may have empty cells. Raises DataError as `read_pairs`
+    does.
     """
     path = _input(path)
     if suffix_of(path) == ".jsonl":
@@ -137,7 +139,11 @@ def read_columns(
     for line, given in rows:
         cells = [str(cell) if isinstance(cell, int | float) and cell == cell else cell for cell in given]
         longest = MOST_CHARACTERS if long else MAX_CHARACTERS
-        complaints = (_complaint(label, cell, longest) for label, cell in zip(labels, cells, strict=True))
+        complaints = (
+            _complaint(label, cell, longest)
+            for place, (label, cell) in enumerate(zip(labels, cells, strict=True))
+            if not (cell == "" and place in may_be_empty)
+        )
         complaint = next(filter(None, complaints), None)
         for place, rule in (rules or {}).items():
             complaint = complaint or rule(cells[place])

@@ -140,7 +140,12 @@ class FineTuned(TrainedEstimator):
         """X and y of the rows that `fit` learns from where it is given no validation, and of those it judges by."""
         rows, targets = (list(side.to_numpy() if hasattr(side, "to_numpy") else side) for side in (X, y))
         sides = divided(len(rows), self.validation_fraction, self._seed(), **self._likeness(rows, targets))
-        return tuple(([rows[i] for i in side], [targets[i] for i in side]) for side in sides)
+
+        def of(side: np.ndarray) -> tuple[list[Any], Any]:
+            named = hasattr(y, "columns")  # a frame, whose columns are labels
+            return [rows[i] for i in side], y.iloc[side] if named else [targets[i] for i in side]  # type: ignore[attr-defined]
+
+        return tuple(of(side) for side in sides)
 
     def _likeness(self, X: Sequence[Any], y: Any) -> dict[str, Any]:
         """What the function `divided` is told of rows."""

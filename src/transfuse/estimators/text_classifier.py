@@ -34,7 +34,7 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
     `encoder` is what it starts from: a `TextEncoder`, or the directory or hub id of any BERT; None starts from nothing,
     with the sizes in `model` and a vocabulary learned from the texts. `training=None` are settings that suit the case.
     `class_weight` is as in scikit-learn: None, "balanced" or {class: weight}. A two-dimensional y of zeros and ones
-    (texts × labels) is several labels a text, each by itself.
+    (texts × labels) is several labels a text, each by itself; the columns of a data frame are their names.
 
     After `fit`: `classes_`, `model_` (the torch module), `tokenizer_`, `results_` (what the training came to).
     """
@@ -80,7 +80,7 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
             if self.kind_ == "labels":
                 if self.class_weight is not None:
                     raise ConfigError(f"class_weight={self.class_weight!r} is for one class a text, and y has several")
-                self.classes_ = np.arange(labels.shape[1])
+                self.classes_ = _label_names(y, labels.shape[1])
                 targets, weights = _indicators(labels, "y"), None
             else:
                 self.classes_, targets = np.unique(labels, return_inverse=True)
@@ -140,6 +140,9 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
         """Numbers of classes that y had."""
         labels = _labels(y, "validation[1]")
         if self.kind_ == "labels":
+            names = _label_names(y, self.classes_.size).tolist()
+            if hasattr(y, "columns") and names != self.classes_.tolist():
+                raise DataError(f"validation[1] has the labels {names} and y {self.classes_.tolist()}")
             return _indicators(labels, "validation[1]")
         known = set(self.classes_.tolist())
         for row, label in enumerate(labels.tolist()):
@@ -185,6 +188,17 @@ def _labels(y: Iterable[Any], name: str) -> np.ndarray:
     except ValueError as error:
         raise DataError(f"{name} does not hold classes, or as many labels in every row ({error})") from error
     return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _label_names(y: Any, n_labels: int) -> np.ndarray:
+    """The columns of a data frame, or numbers. Raises DataError for two columns of one name."""
+    if not hasattr(y, "columns"):
+        return np.arange(n_labels)
+    names = [str(name) for name in y.columns]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise DataError(f"y has two columns called {twice[0]!r}")
+    return np.array(names)
 
 
 def _indicators(labels: np.ndarray, name: str) -> np.ndarray:
