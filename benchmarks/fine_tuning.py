@@ -1,6 +1,7 @@
 """Fine-tuning BERT for a task beside `transformers.Trainer`: real tokens a second, and the quality of several seeds.
 
-    python benchmarks/fine_tuning.py MODEL DATA TASK [--rows N] [--epochs N] [--seeds N …] [--sides …] [--speed]
+    python benchmarks/fine_tuning.py MODEL DATA TASK [--rows N] [--epochs N] [--rate R] [--seeds N …] [--sides …]
+                                     [--speed]
 
 MODEL is the directory of a BERT, DATA a folder with the task's files, TASK one of sst2, chnsenticorp (`label` and
 `sentence` or `text`), conll2003, weibo (CoNLL) and cmrc2018 (SQuAD). Without --speed both sides train on the same rows
@@ -69,7 +70,10 @@ def some(rows: Rows, n: int) -> Rows:
 class Ours:
     """One of our estimators, trained on windows that both sides use."""
 
-    def __init__(self, task: str, folder: Path, train: Rows, epochs: int, seed: int, sentences: int) -> None:
+    def __init__(
+        self, task: str, folder: Path, train: Rows, epochs: int, seed: int, sentences: int, rate: float = RATE
+    ) -> None:
+        self.rate = rate
         self.task, self.folder = task, folder
         self.estimator: Any = {"weibo": TokenTagger, "conll2003": TokenTagger, "cmrc2018": QuestionAnswerer}.get(
             task, TextClassifier
@@ -88,7 +92,7 @@ class Ours:
             while len(alike(lengths, tokens, np.random.default_rng(0))) * self.epochs > steps + self.epochs:
                 tokens += 1
         training = TrainingConfig(
-            epochs=self.epochs, batch_tokens=tokens, learning_rate=RATE, schedule="cosine", warmup_steps=steps // 10,
+            epochs=self.epochs, batch_tokens=tokens, learning_rate=self.rate, schedule="cosine", warmup_steps=steps // 10,
             weight_decay=0.0, label_smoothing=0.0, average=1, validate_every=10**6, precision=precision(),
         )  # fmt: skip
         X, y = self.train
@@ -256,13 +260,15 @@ def speed(task: str, folder: Path, train: Rows) -> int:
     return int(ours < DEFAULT_BAR * default or ours < BEST_BAR * theirs)
 
 
-def quality(task: str, folder: Path, train: Rows, test: Rows, epochs: int, seeds: list[int], names: list[str]) -> int:
+def quality(
+    task: str, folder: Path, train: Rows, test: Rows, epochs: int, rate: float, seeds: list[int], names: list[str]
+) -> int:
     scores: dict[str, list[float]] = {name: [] for name in names}
     for seed in seeds:
         sides = {
-            "ours": lambda seed=seed: Ours(task, folder, train, epochs, seed, SENTENCES),
+            "ours": lambda seed=seed: Ours(task, folder, train, epochs, seed, SENTENCES, rate),
             "transformers": lambda seed=seed: Theirs(
-                task, folder, train, epochs, seed, per_device_train_batch_size=SENTENCES, learning_rate=RATE,
+                task, folder, train, epochs, seed, per_device_train_batch_size=SENTENCES, learning_rate=rate,
                 lr_scheduler_type="cosine", warmup_steps=0.1, weight_decay=0.0,
                 train_sampling_strategy="group_by_length", bf16=fast_bfloat16(),
             ),
@@ -289,6 +295,7 @@ def main() -> int:
     parser.add_argument("task", choices=FILES)
     parser.add_argument("--rows", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--rate", type=float, default=RATE)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--sides", nargs="*", choices=["ours", "transformers"], default=["ours", "transformers"])
     parser.add_argument("--speed", action="store_true")
@@ -299,7 +306,7 @@ def main() -> int:
     if asked.speed:
         return speed(asked.task, asked.model, train)
     test = read(asked.data / test_file, column)
-    return quality(asked.task, asked.model, train, test, asked.epochs, asked.seeds, asked.sides)
+    return quality(asked.task, asked.model, train, test, asked.epochs, asked.rate, asked.seeds, asked.sides)
 
 
 if __name__ == "__main__":
