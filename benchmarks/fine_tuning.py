@@ -92,8 +92,8 @@ class Ours:
             while len(alike(lengths, tokens, np.random.default_rng(0))) * self.epochs > steps + self.epochs:
                 tokens += 1
         training = TrainingConfig(
-            epochs=self.epochs, batch_tokens=tokens, learning_rate=self.rate, schedule="cosine", warmup_steps=steps // 10,
-            weight_decay=0.0, label_smoothing=0.0, average=1, validate_every=10**6, precision=precision(),
+            epochs=self.epochs, batch_tokens=tokens, learning_rate=self.rate, schedule="cosine",
+            warmup_steps=steps // 10, weight_decay=0.0, label_smoothing=0.0, average=1, validate_every=10**6, precision=precision(),
         )  # fmt: skip
         X, y = self.train
         self.estimator.set_params(training=training).fit(X, y, validation=(X[:8], y[:8]))
