@@ -93,7 +93,8 @@ class Ours:
                 tokens += 1
         training = TrainingConfig(
             epochs=self.epochs, batch_tokens=tokens, learning_rate=self.rate, schedule="cosine",
-            warmup_steps=steps // 10, weight_decay=0.0, label_smoothing=0.0, average=1, validate_every=10**6, precision=precision(),
+            warmup_steps=steps // 10, weight_decay=0.0, label_smoothing=0.0, average=1, validate_every=10**6,
+            precision=precision(),
         )  # fmt: skip
         X, y = self.train
         self.estimator.set_params(training=training).fit(X, y, validation=(X[:8], y[:8]))
