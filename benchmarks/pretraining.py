@@ -97,7 +97,7 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=MODEL.d_model)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--own", type=int, default=0)
-    parser.add_argument("--labels", type=int, nargs="*", default=[0])
+    parser.add_argument("--labels", type=int, nargs="+", default=[0])
     asked = parser.parse_args()
     model = MODEL.replace(d_model=asked.width)
     starts: dict[str, TextEncoder | None] = {"from nothing": None} if "from nothing" in asked.sides else {}
@@ -107,6 +107,8 @@ def main() -> int:
         parts[name] = (columns[0], columns[1])
     if "pre-trained" in asked.sides:
         own = parts["train"][0] * asked.own
+        if asked.own:
+            asked.out /= f"own-{asked.own}"
         encoder = pretrained(asked.text, own, asked.out, model, asked.steps, asked.precision)
         dropout = {name: getattr(model, name) for name in ("dropout", "attention_dropout")}
         encoder.model_.config = encoder.model_.config.replace(**dropout)  # of what is fine-tuned from it

@@ -96,10 +96,27 @@ def test_columns_of_a_frame_name_the_labels(tmp_path: Path) -> None:
     assert model.classes_.tolist() == ["seen", "now"]
     assert TextClassifier.load(model.save(tmp_path / "named")).classes_.tolist() == ["seen", "now"]
     assert model.predict(TEXTS).shape == y.shape
-    with pytest.raises(DataError, match=r"validation\[1\] has the labels \['now', 'seen'\]"):
-        model.fit(TEXTS, y, validation=(TEXTS, y[["now", "seen"]]))
+    again = make(training=TRAINING.replace(epochs=1)).fit(kept, named, validation=(TEXTS, y[["now", "seen"]]))
+    assert again.results_["held_out_metrics"] == model.results_["held_out_metrics"]
+    assert model.evaluate(TEXTS, y[["now", "seen"]]) == model.evaluate(TEXTS, y) == model.evaluate(TEXTS, y.to_numpy())
+    new = model.evaluate(TEXTS, y.assign(new=1))
+    assert new[0].value == pytest.approx(model.evaluate(TEXTS, y)[0].value * 2 / 3) and new[1].value == 0
+    numbered = make(training=TRAINING.replace(max_steps=2)).fit(TEXTS, y.to_numpy(), validation=(TEXTS, y))
+    assert numbered.classes_.tolist() == [0, 1]
+    alone = make(training=TRAINING.replace(max_steps=2)).fit(TEXTS, y[["now"]])
+    assert alone.kind_ == "labels" and alone.classes_.tolist() == ["now"]
+    alone.fit(TEXTS, y[["now"]], validation=(TEXTS, y[["now"]].to_numpy()))
+    assert alone.evaluate(TEXTS, y["now"]) == alone.evaluate(TEXTS, y[["now"]])
+    with pytest.raises(DataError, match=r"validation\[1\] has the labels \['seen'\]"):
+        model.fit(TEXTS, y, validation=(TEXTS, y[["seen"]]))
     with pytest.raises(DataError, match="two columns called 'seen'"):
         model.fit(TEXTS, y[["seen", "seen"]])
+    with pytest.raises(DataError, match="y has no column 'now'"):
+        model.evaluate(TEXTS, y[["seen"]])
+    with pytest.raises(DataError, match=r"y has the shape \(36, 3\)"):
+        model.evaluate(TEXTS, np.ones((len(TEXTS), 3)))
+    with pytest.raises(DataError, match="a column in each"):
+        model.fit(TEXTS, y[[]])
 
 
 def test_numbers() -> None:
@@ -140,7 +157,6 @@ def test_an_encoder_is_where_it_starts() -> None:
     assert all(torch.equal(before[name], weight) for name, weight in encoder.model_.named_parameters())
 
 
-@pytest.mark.usefixtures("quiet_transformers")
 def test_vectors_of_pieces_that_do_not_occur_are_left_out_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = TextEncoder(model=TINY, masking=MaskingConfig(context=16), training=TRAINING.replace(epochs=1))
     encoder.fit([" ".join(TEXTS), "the lone whale swims where no other word goes. " * 9])
@@ -170,6 +186,7 @@ def test_vectors_of_pieces_that_do_not_occur_are_left_out_of_training(monkeypatc
     assert learned < learned | judged < set(range(len(before)))
 
 
+@pytest.mark.usefixtures("quiet_transformers")
 def test_a_directory_there_and_back(fitted: TextClassifier, tmp_path: Path) -> None:
     from transformers import AutoModelForSequenceClassification
 

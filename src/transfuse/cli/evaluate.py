@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -29,7 +28,7 @@ from transfuse.cli.options import (
     read_pairs,
     read_questions,
     read_tags,
-    split_labels,
+    with_labels,
 )
 from transfuse.cli.saved import kind_of, load_model, search_of
 from transfuse.errors import ConfigError
@@ -77,7 +76,7 @@ def evaluate(
         "--second": second,
         "--target": target,
         "--skip-bad-rows": skip_bad_rows,
-        "--several": several,
+        "--several": several is not None,
         "--token-column": token_column != 1,
         "--tag-column": tag_column != -1,
         "--mismatched": mismatched != "refuse",
@@ -106,9 +105,9 @@ def evaluate(
             target,
             skip_bad_rows,
             numbers=kind == "TextRegressor",
-            several=several is not None,
+            several=several,
         )
-        scores, about = model.evaluate(X, _as_learned(model, labels, several, data[0])), {"rows": len(X)}
+        scores, about = model.evaluate(X, _as_learned(model, labels)), {"rows": len(X)}
     elif kind.startswith("Multimodal"):
         if target is None:
             raise ConfigError(f"--target: {directory} is scored against a column of the table, which has to be named")
@@ -143,11 +142,11 @@ def _check_several(model: Any, several: str | None) -> None:
         raise ConfigError(f"--several {several!r} is for models of several labels, and is what stands between them")
 
 
-def _as_learned(model: Any, labels: list[Any], several: str | None, path: Path) -> Any:
+def _as_learned(model: Any, labels: Any) -> Any:
     """Cells of a table as the model's classes, as they were when it learned them; numbers as they are."""
     if not hasattr(model, "classes_"):
         return labels
     known = {str(one): one for one in model.classes_.tolist()}
-    if several is not None:
-        return split_labels(labels, several, path, [*known])
+    if model.kind_ == "labels":
+        return with_labels(labels, [*known])
     return [known.get(label, label) for label in labels]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -34,9 +35,9 @@ from transfuse.cli.options import (
     read_labelled,
     read_questions,
     read_tags,
-    split_labels,
+    with_labels,
 )
-from transfuse.errors import ConfigError
+from transfuse.errors import ConfigError, DataError
 
 HeldOut = Annotated[Path | None, typer.Option("--validation", help="Held-out rows, as DATA.")]
 HeldOutShare = Annotated[
@@ -45,7 +46,7 @@ HeldOutShare = Annotated[
 ]
 
 MEASURES = ("entity F1", "accuracy", "R²", "F1")
-"""Scores that tell the best of several seeds, each model by the first it has."""
+"""Scores that tell the best of several seeds, each model by the first it has; of several labels a text, by F1."""
 
 
 def fit_classify(
@@ -76,11 +77,16 @@ def fit_classify(
         )
 
     def read(path: list[Path], known: list[str] | None = None) -> tuple[list[Any], Any]:
-        X, y = read_labelled(path, source, second, target, skip_bad_rows, numbers=number, several=several is not None)
-        return X, y if several is None else split_labels(y, several, path[0], known)
+        return read_labelled(path, source, second, target, skip_bad_rows, numbers=number, several=several, known=known)
 
     X, y = read(data)
-    held = read([validation], None if several is None else list(y.columns)) if validation else None
+    if several is not None and not len(y.columns):
+        raise DataError(f"{data[0]}: no row has a label")
+    held = None
+    if validation is not None:
+        held = read([validation], None if several is None else list(y.columns))
+        if several is not None:
+            held = held[0], with_labels(held[1], list(y.columns))
     from transfuse import TextClassifier, TextRegressor
 
     kinds = "" if number else f" of {y.shape[1]} labels" if several else f" in {len(set(y))} classes"
@@ -93,7 +99,8 @@ def fit_classify(
 
     common = {"encoder": start, "validation_fraction": validation_fraction, "device": device}
     _fit(make, common, X, y, held, data=data, out=out, seeds=seeds, seed=seed, settings=settings, resume=resume)
-    say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} TABLE")
+    how = "" if several is None else f" --several {shlex.quote(several)}"
+    say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} TABLE{how}")
 
 
 def fit_tag(
@@ -203,7 +210,8 @@ def _fit(
             model.fit(X, y, validation=held, resume=resume)
         models.append(model)
     scores = [{score["name"]: score for score in model.results_["held_out_metrics"]} for model in models]
-    measure = next(name for name in MEASURES if name in scores[0])
+    measures = ("F1",) if getattr(models[0], "kind_", "") == "labels" else MEASURES
+    measure = next(name for name in measures if name in scores[0])
     values = [one[measure]["value"] for one in scores]
     best = values.index(max(values))
     models[best].save(out)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,14 +99,17 @@ def read_labelled(
     skip_bad_rows: bool,
     *,
     numbers: bool = False,
-    several: bool = False,
-) -> tuple[list[Any], list[Any]]:
+    several: str | None = None,
+    known: Collection[str] | None = None,
+) -> tuple[list[Any], Any]:
     """Texts, or pairs of them where there is a second column, and their labels; rows left out are counted on stderr.
 
-    Raises DataError naming file and line, of labels that are no `numbers` too. Cells of `several` labels may be empty.
+    Where there are `several` labels in a cell, with that between them, what comes back is a frame with a column of
+    zeros and ones for each; cells may be empty. Raises DataError naming file and line, also of labels that are no
+    `numbers`, or not among those `known`.
     """
     if len(paths) == 2 and second is None:  # parallel files
-        if several:
+        if several is not None:
             raise ConfigError("--several: the lines of a second file are one label each; give a table")
         pairs = read_pairs(paths, source, target, skip_bad_rows)
         return pairs.sources, as_numbers(pairs.targets, paths[1]) if numbers else pairs.targets
@@ -118,35 +122,48 @@ def read_labelled(
     if names is None and ".jsonl" in path.suffixes:
         names = ["source", "target"]
     last = len(names or "xy") - 1
+    rule: Callable[[str], str | None] | None = not_a_number if numbers else None
+    if several is not None and known is not None:
+        rule = partial(_not_known, several, known)
     columns, skipped = read_columns(
         path,
         names,  # type: ignore[arg-type]
         skip_bad_rows=skip_bad_rows,
-        rules={last: not_a_number} if numbers else {},
-        may_be_empty={last} if several else (),
+        rules={last: rule} if rule else {},
+        may_be_empty=() if several is None else {last},
     )
     if skipped:
         say(f"{path}: {skipped:,} unusable rows left out, {len(columns[0]):,} kept")
     X = columns[0] if second is None else list(zip(columns[0], columns[1], strict=True))
+    if several is not None:
+        return X, _split(columns[-1], several)
     return X, as_numbers(columns[-1], path) if numbers else columns[-1]
 
 
-def split_labels(cells: list[str], mark: str, path: Path, known: list[str] | None = None) -> pd.DataFrame:
-    """Which labels each cell has, a column of zeros and ones each: those that are `known`, by default all there are.
+def _labels_of(cell: str, mark: str) -> list[str]:
+    return [label for label in map(str.strip, cell.split(mark)) if label]
 
-    Raises DataError naming file and row (of those used) of a label that is not known, and where no row has any.
-    """
+
+def _not_known(mark: str, known: Collection[str], cell: str) -> str | None:
+    new = [label for label in _labels_of(cell, mark) if label not in known]
+    return f"{new[0]!r} is not among the {len(known)} labels that are learned" if new else None
+
+
+def _split(cells: list[str], mark: str) -> pd.DataFrame:
+    import numpy as np
     import pandas as pd
 
-    found = [[label for label in map(str.strip, cell.split(mark)) if label] for cell in cells]
-    names = sorted({label for row in found for label in row}) if known is None else known
-    if not names:
-        raise DataError(f"{path}: no row has a label")
-    for row, labels in enumerate(found, start=1):
-        new = [label for label in labels if label not in names]
-        if new:
-            raise DataError(f"{path}: row {row}: {new[0]!r} is not among the {len(names)} labels that are learned")
-    return pd.DataFrame([[int(name in labels) for name in names] for labels in found], columns=names)
+    found = [_labels_of(cell, mark) for cell in cells]
+    place = {label: i for i, label in enumerate(sorted({label for row in found for label in row}))}
+    indicators = np.zeros((len(found), len(place)), np.int8)
+    for row, labels in enumerate(found):
+        indicators[row, [place[label] for label in labels]] = 1
+    return pd.DataFrame(indicators, columns=list(place))
+
+
+def with_labels(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The frame with a column for each of `names`, zeros where it had none, and its others behind them."""
+    return frame.reindex(columns=[*names, *(name for name in frame.columns if name not in names)], fill_value=0)
 
 
 def not_a_number(cell: str) -> str | None:

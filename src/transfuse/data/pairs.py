@@ -121,8 +121,8 @@ def read_columns(
 
     `names` are header names, or numbers from 1, as in `read_pairs`; None stands for the two columns there are. Numbers
     in JSONL are read as text. Texts may be `long` as for `read_sources`. `rules` say of a column, by its place, what is
-    wrong with a cell, if anything is; columns in `may_be_empty` may have empty cells. Raises DataError as `read_pairs`
-    does.
+    wrong with a cell, if anything is. Columns in `may_be_empty` may have empty cells, and null in JSONL. Raises
+    DataError as `read_pairs` does.
     """
     path = _input(path)
     if suffix_of(path) == ".jsonl":
@@ -138,6 +138,9 @@ def read_columns(
     skipped = 0
     for line, given in rows:
         cells = [str(cell) if isinstance(cell, int | float) and cell == cell else cell for cell in given]
+        for place in may_be_empty:
+            if cells[place] is None or (isinstance(cells[place], str) and not cells[place].strip()):
+                cells[place] = ""
         longest = MOST_CHARACTERS if long else MAX_CHARACTERS
         complaints = (
             _complaint(label, cell, longest)

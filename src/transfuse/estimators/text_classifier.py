@@ -80,7 +80,7 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
             if self.kind_ == "labels":
                 if self.class_weight is not None:
                     raise ConfigError(f"class_weight={self.class_weight!r} is for one class a text, and y has several")
-                self.classes_ = _label_names(y, labels.shape[1])
+                self.classes_ = _label_names(y, "y", labels.shape[1])
                 targets, weights = _indicators(labels, "y"), None
             else:
                 self.classes_, targets = np.unique(labels, return_inverse=True)
@@ -108,13 +108,22 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
         return found
 
     def evaluate(self, X: Texts, y: Iterable[Any]) -> list[Score]:
-        """Mean F1 of the classes, and accuracy (of several labels: the share of texts with all right), in percent."""
-        wanted, found = np.asarray(y if hasattr(y, "__array__") else list(y)), self.predict(X)
-        wanted, found = alike(wanted, found)
-        f1 = f1_score(wanted, found, average="macro", zero_division=0)
+        """Mean F1 of the classes, and accuracy (of several labels: the share of texts with all right), in percent.
+
+        Columns of a data frame are told apart by their names; a label that the model does not know is never found.
+        """
+        found = self.predict(X)
+        if self.kind_ == "labels":
+            wanted, found = self._by_name(y, found)
+            f1 = np.mean([f1_score(*column, zero_division=0) for column in zip(wanted.T, found.T, strict=True)])
+            right = (wanted == found).all(1).mean()
+        else:
+            wanted, found = alike(np.asarray(y if hasattr(y, "__array__") else list(y)), found)
+            f1 = f1_score(wanted, found, average="macro", zero_division=0)
+            right = accuracy_score(wanted, found)
         return [
             Score("F1", 100 * float(f1), "average:macro|sklearn.metrics.f1_score"),
-            Score("accuracy", 100 * float(accuracy_score(wanted, found)), "sklearn.metrics.accuracy_score"),
+            Score("accuracy", 100 * float(right), "sklearn.metrics.accuracy_score"),
         ]
 
     def _likeness(self, X: Sequence[Any], y: Any) -> dict[str, Any]:
@@ -140,15 +149,36 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
         """Numbers of classes that y had."""
         labels = _labels(y, "validation[1]")
         if self.kind_ == "labels":
-            names = _label_names(y, self.classes_.size).tolist()
-            if hasattr(y, "columns") and names != self.classes_.tolist():
-                raise DataError(f"validation[1] has the labels {names} and y {self.classes_.tolist()}")
-            return _indicators(labels, "validation[1]")
+            if hasattr(y, "columns") and self.classes_.dtype.kind == "U":
+                names = _label_names(y, "validation[1]", 0).tolist()
+                if sorted(names) != sorted(self.classes_.tolist()):
+                    raise DataError(f"validation[1] has the labels {names} and y {self.classes_.tolist()}")
+                labels = labels[:, [names.index(name) for name in self.classes_.tolist()]]
+            return _indicators(labels[:, None] if labels.ndim == 1 else labels, "validation[1]")
         known = set(self.classes_.tolist())
         for row, label in enumerate(labels.tolist()):
             if label not in known:
                 raise DataError(f"validation[1][{row}] is {label!r}, which is not among the classes of y")
         return np.searchsorted(self.classes_, labels)
+
+    def _by_name(self, y: Any, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What is wanted and what was found, column by column; those of a frame in the order of the model's labels,
+        with any that it does not know at the end. Raises DataError for a label that has no column."""
+        labels = _labels(y, "y")
+        if labels.ndim == 1 and self.classes_.size == 1:
+            labels = labels[:, None]
+        names = self.classes_.astype(str).tolist()
+        if hasattr(y, "columns") and self.classes_.dtype.kind == "U":
+            given = _label_names(y, "y", 0).tolist()
+            missing = [name for name in names if name not in given]
+            if missing:
+                raise DataError(f"y has no column {missing[0]!r}, which the model knows")
+            new = [name for name in given if name not in names]
+            labels = labels[:, [given.index(name) for name in [*names, *new]]]
+            found = np.concatenate([found, np.zeros((len(found), len(new)), found.dtype)], axis=1)
+        if labels.shape != found.shape:
+            raise DataError(f"y has the shape {labels.shape}; {found.shape} is needed, a column for each label")
+        return _indicators(labels, "y"), found
 
     def _says(self) -> dict[str, Any]:
         kind = "multi_label_classification" if self.kind_ == "labels" else "single_label_classification"
@@ -173,8 +203,8 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
 def _labels(y: Iterable[Any], name: str) -> np.ndarray:
     """Classes, or zeros and ones, as an array. Raises DataError naming the row of a missing one, and for no classes."""
     rows = list(y.to_numpy() if hasattr(y, "to_numpy") else y)
-    if not rows:
-        raise DataError(f"{name} is empty; at least 2 rows are needed")
+    if not rows or np.size(rows[0]) == 0:
+        raise DataError(f"{name} is empty; at least 2 rows are needed, and a column in each")
     for row, label in enumerate(rows):
         if pd.api.types.is_scalar(label) and pd.isna(label):
             raise DataError(f"{name}[{row}] is missing")
@@ -187,17 +217,19 @@ def _labels(y: Iterable[Any], name: str) -> np.ndarray:
         check_classification_targets(labels[:, 0] if labels.ndim == 2 else labels)
     except ValueError as error:
         raise DataError(f"{name} does not hold classes, or as many labels in every row ({error})") from error
-    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    # a column of its own is no more than a list, unless it says what it is the label of
+    named = hasattr(y, "columns") and labels.dtype.kind in "biuf" and bool(np.isin(labels, (0, 1)).all())
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 and not named else labels
 
 
-def _label_names(y: Any, n_labels: int) -> np.ndarray:
+def _label_names(y: Any, name: str, n_labels: int) -> np.ndarray:
     """The columns of a data frame, or numbers. Raises DataError for two columns of one name."""
     if not hasattr(y, "columns"):
         return np.arange(n_labels)
-    names = [str(name) for name in y.columns]
-    twice = [name for name in names if names.count(name) > 1]
+    names = [str(column).strip() for column in y.columns]
+    twice = [column for column in names if names.count(column) > 1]
     if twice:
-        raise DataError(f"y has two columns called {twice[0]!r}")
+        raise DataError(f"{name} has two columns called {twice[0]!r}")
     return np.array(names)
 
 

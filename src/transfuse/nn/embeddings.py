@@ -47,10 +47,10 @@ class TokenEmbedding(nn.Module):
 
 class SomeTokens(nn.Embedding):
     """The vectors of some ids of a table, copied out of it. Ids are those of the whole table; others than `ids` are an
-    IndexError."""
+    IndexError on a CPU, and on a GPU an assertion of the device."""
 
     def __init__(self, whole: nn.Embedding, ids: Iterable[int]) -> None:
-        kept = torch.tensor(sorted(set(ids)), device=whole.weight.device)
+        kept = torch.tensor(sorted(set(ids)), dtype=torch.long, device=whole.weight.device)
         super().__init__(len(kept), whole.embedding_dim, _weight=whole.weight.detach()[kept])
         self.weight.requires_grad_(whole.weight.requires_grad)
         self.ids = kept
