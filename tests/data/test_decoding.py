@@ -284,7 +284,8 @@ def test_leaving_early_ends_the_decoders(pictures: list[Path], slow: Path) -> No
 def in_another_process(paths: list[Path], then: str) -> subprocess.Popen[str]:
     """A program that decodes, and says when it has a file."""
     program = (
-        "import sys, time; from pathlib import Path\n"
+        "import signal, sys, time; from pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background jobs ignore
         "from transfuse.data.decoding import decode; from transfuse.data.images import ImageConfig\n"
         "for result in decode([Path(name) for name in sys.argv[1:]], ImageConfig(), n_workers=2):\n"
         f"    print('one', flush=True); {then}"
