@@ -38,26 +38,49 @@ SIDES = ("pre-trained", "from nothing")
 ARTICLE = re.compile(r"\n(?= = [^=\n]+ = \n)")
 
 
-def pretrained(text: Path, own: list[str], out: Path, model: BertConfig, steps: int, precision: Any) -> TextEncoder:
-    """The encoder in OUT, trained first where there is none."""
+def articles_of(text: Path) -> list[str]:
+    found = ARTICLE.split(lzma.decompress(text.read_bytes()).decode())
+    return [article for article in found if article.strip()]
+
+
+def pretrained(
+    texts: list[str],
+    start: BertConfig | TextEncoder,
+    out: Path,
+    *,
+    steps: int,
+    precision: Any,
+    rate: float = 1e-3,
+    context: int = CONTEXT,
+    held: float = 0.02,
+) -> TextEncoder:
+    """The encoder in OUT, trained first where there is none; nothing is dropped out of one that starts from nothing,
+    for in few epochs nothing is learned by heart."""
     if (out / "encoder").exists():
         return TextEncoder.load(out / "encoder")
-    found = ARTICLE.split(lzma.decompress(text.read_bytes()).decode())
-    articles = [article for article in found if article.strip()]
+    if isinstance(start, BertConfig):
+        start = start.replace(dropout=0.0, attention_dropout=0.0)
     training = TrainingConfig(
-        max_steps=steps, epochs=100, batch_tokens=2048, learning_rate=1e-3, schedule="cosine", warmup_steps=100,
-        label_smoothing=0.0, average=1, keep=1, validate_every=steps // 20, precision=precision,
+        max_steps=steps, epochs=100, batch_tokens=2048, learning_rate=rate, schedule="cosine", warmup_steps=100,
+        label_smoothing=0.0, average=1, keep=1, validate_every=max(1, steps // 20), precision=precision,
     )  # fmt: skip
     encoder = TextEncoder(
-        model=model.replace(dropout=0.0, attention_dropout=0.0),  # in few epochs nothing is learned by heart
-        masking=MaskingConfig(context=CONTEXT, share=SHARE),
+        model=start,
+        masking=MaskingConfig(context=context, share=SHARE),
         training=training,
-        validation_fraction=0.02,
+        validation_fraction=held,
         run_dir=out / "run",
         verbose=True,
     )
-    encoder.fit([*own, *articles], resume=(out / "run" / "checkpoints").exists())
+    encoder.fit(texts, resume=(out / "run" / "checkpoints").exists())
     encoder.save(out / "encoder")
+    return encoder
+
+
+def with_dropout_of(encoder: TextEncoder, model: BertConfig) -> TextEncoder:
+    """The encoder, what is fine-tuned from which drops out as `model` says."""
+    rates = {name: getattr(model, name) for name in ("dropout", "attention_dropout")}
+    encoder.model_.config = encoder.model_.config.replace(**rates)
     return encoder
 
 
@@ -109,9 +132,9 @@ def main() -> int:
         own = parts["train"][0] * asked.own
         if asked.own:
             asked.out /= f"own-{asked.own}"
-        encoder = pretrained(asked.text, own, asked.out, model, asked.steps, asked.precision)
-        dropout = {name: getattr(model, name) for name in ("dropout", "attention_dropout")}
-        encoder.model_.config = encoder.model_.config.replace(**dropout)  # of what is fine-tuned from it
+        texts = [*own, *articles_of(asked.text)]
+        encoder = pretrained(texts, model, asked.out, steps=asked.steps, precision=asked.precision)
+        with_dropout_of(encoder, model)
         print(f"{sum(weight.numel() for weight in encoder.model_.parameters()):,} parameters")
         show(read_metrics(asked.out / "run" / "metrics.jsonl"), asked.out / "pretraining.png")
         starts["pre-trained"] = encoder

@@ -65,7 +65,7 @@ def test_several_labels_a_text(home: Path) -> None:
     _, messages = done(*words, "--several", ",", "--seeds", "2", "--out", home / "labels")
     assert "18 rows of 2 labels" in messages and "2 seeds: F1" in messages and "TABLE --several ," in messages
     assert json.loads((home / "labels" / "config.json").read_text())["id2label"] == {"0": "cold", "1": "wet"}
-    (home / "weather.txt").write_text("rain today\nsun today\n")
+    (home / "weather.txt").write_text("rain today\nsun today\nsnow now\n")
     texts, _ = done("predict", home / "labels", home / "weather.txt")
     output, _ = done("predict", home / "labels", home / "weather.txt", "--json")
     records = [json.loads(line) for line in output.splitlines()]
@@ -74,7 +74,9 @@ def test_several_labels_a_text(home: Path) -> None:
         assert text == "\t".join(record["output"]) and set(record["probabilities"]) == {"cold", "wet"}
     judged = ["evaluate", home / "labels", home / "labels.csv", "--source", "text", "--target", "labels"]
     scores, _ = done(*judged, "--several", ",", "--json")
-    assert [one["name"] for one in json.loads(scores)["scores"]] == ["F1", "accuracy"]
+    f1, accuracy = json.loads(scores)["scores"]
+    right = [found["output"] == true for found, true in zip(records, (["cold", "wet"], [], ["cold"]), strict=True)]
+    assert (f1["name"], accuracy["name"], accuracy["value"]) == ("F1", "accuracy", pytest.approx(100 * sum(right) / 3))
     for command, wrong in (
         (judged, "this model knows several labels a text"),
         ([*judged, "--several", ""], "is what stands between them"),

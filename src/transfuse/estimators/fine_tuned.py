@@ -6,9 +6,10 @@ import itertools
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.model_selection import GroupShuffleSplit, train_test_split
 from sklearn.utils.validation import check_is_fitted
@@ -141,9 +142,11 @@ class FineTuned(TrainedEstimator):
         rows, targets = (list(side.to_numpy() if hasattr(side, "to_numpy") else side) for side in (X, y))
         sides = divided(len(rows), self.validation_fraction, self._seed(), **self._likeness(rows, targets))
 
+        named = isinstance(y, pd.DataFrame)
+
         def of(side: np.ndarray) -> tuple[list[Any], Any]:
-            named = hasattr(y, "columns")  # a frame, whose columns are labels
-            return [rows[i] for i in side], y.iloc[side] if named else [targets[i] for i in side]  # type: ignore[attr-defined]
+            # the columns of a frame are labels
+            return [rows[i] for i in side], cast(Any, y).iloc[side] if named else [targets[i] for i in side]
 
         return tuple(of(side) for side in sides)
 
