@@ -155,23 +155,24 @@ def spread(values: tuple[float, ...]) -> str:
 def draw(found: dict[tuple[int, str, bool, int], list[tuple[float, ...]]], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    heads = list(dict.fromkeys(key[0] for key in found))
-    figure = Figure(figsize=(4 * len(heads), 3.6), layout="constrained")
+    heads = sorted({key[0] for key in found}, reverse=True)
+    figure = Figure(figsize=(4 * len(heads), 4), layout="constrained")
     panels = figure.subplots(1, len(heads), sharey=True, squeeze=False)[0]
     for panel, n in zip(panels, heads, strict=True):
         lines = dict.fromkeys((method, refit) for other, method, refit, _ in found if other == n)
         for method, refit in lines:
-            points = {
-                key[3]: statistics.mean(row[0] for row in rows)
-                for key, rows in found.items()
-                if key[:3] == (n, method, refit)
-            }
-            points = dict(sorted(points.items()))
-            panel.plot(list(points), list(points.values()), "o-" if refit else "o--", label=method + " + refit" * refit)
-        panel.set(title=f"{n} key/value heads", xlabel="tokens of training", yscale="log")
+            points = {key[3]: [row[0] for row in rows] for key, rows in found.items() if key[:3] == (n, method, refit)}
+            tokens = sorted(points)
+            label = method + " + refit" * refit
+            (line,) = panel.plot(
+                tokens, [statistics.mean(points[t]) for t in tokens], "o-" if refit else "o--", label=label
+            )
+            least, most = ([of(points[t]) for t in tokens] for of in (min, max))
+            panel.fill_between(tokens, least, most, color=line.get_color(), alpha=0.25, linewidth=0)
+        panel.set(title=f"{n} key/value head" + "s" * (n > 1), xlabel="tokens of training", yscale="log")
         panel.locator_params(axis="x", nbins=4)
     panels[0].set_ylabel("KL to the original, nats a token")
-    panels[-1].legend(fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=9)
     figure.savefig(path, dpi=110)
 
 

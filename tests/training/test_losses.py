@@ -47,10 +47,12 @@ def assert_like_pytorch(smoothing: float, bias: bool) -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows_a_chunk", [1, 4, N, 1000])
+@pytest.mark.parametrize("rows_a_group", [0, 1, 5, 8, 1000])
 def test_value_and_gradients_are_pytorchs(
-    smoothing: float, bias: bool, rows_a_chunk: int, monkeypatch: pytest.MonkeyPatch
+    smoothing: float, bias: bool, rows_a_chunk: int, rows_a_group: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "CHUNK_NUMBERS", rows_a_chunk * V + 1)
+    monkeypatch.setattr(losses, "GROUP_NUMBERS", rows_a_group * V + 1)
     assert_like_pytorch(smoothing, bias)
 
 
@@ -170,15 +172,25 @@ def plant_smoothing_without_the_label(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def plant_last_chunk_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    accumulate = losses._accumulate
+def plant_last_group_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    multiply = losses._Gradients._multiply
 
-    def overwrite(gradients: list[Tensor | None], *rest: object) -> None:
-        assert gradients[1] is not None
-        gradients[1].zero_()
-        accumulate(gradients, *rest)
+    def overwrite(gradients: losses._Gradients) -> None:
+        assert gradients.for_weight is not None
+        gradients.for_weight.zero_()
+        multiply(gradients)
 
-    monkeypatch.setattr(losses, "_accumulate", overwrite)
+    monkeypatch.setattr(losses._Gradients, "_multiply", overwrite)
+
+
+def plant_last_group_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = losses._Gradients.finished
+
+    def forgetting(gradients: losses._Gradients) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        gradients.n_kept = 0
+        return finished(gradients)
+
+    monkeypatch.setattr(losses._Gradients, "finished", forgetting)
 
 
 def plant_labels_moved_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +204,8 @@ def plant_labels_moved_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
         plant_smoothing_forgotten_in_the_value,
         plant_smoothing_forgotten_in_the_gradient,
         plant_smoothing_without_the_label,
-        plant_last_chunk_wins,
+        plant_last_group_wins,
+        plant_last_group_lost,
         plant_labels_moved_by_one,
     ],
 )
@@ -200,6 +213,7 @@ def test_the_comparison_notices_a_planted_bug(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "CHUNK_NUMBERS", 4 * V)
+    monkeypatch.setattr(losses, "GROUP_NUMBERS", 4 * V)
     plant(monkeypatch)
     with pytest.raises(AssertionError, match="not close"):
         assert_like_pytorch(0.1, True)

@@ -5,7 +5,7 @@ Shapes: N positions, D d_model, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,6 +51,10 @@ def log_probabilities(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | Non
     return F.log_softmax(linear(hidden_ND, weight_VD, bias_V).to(wide), dim=-1)
 
 
+GROUP_NUMBERS = 1 << 23
+"""Logits whose gradients are kept for one product with the hidden vectors: 32 MiB in float32."""
+
+
 class _LinearLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, criterion: Criterion) -> Tensor:
@@ -60,18 +64,16 @@ class _LinearLoss(torch.autograd.Function):
         with torch.autocast(kind, enabled=False):
             h, w = hidden.to(dtype), weight.to(dtype)
             b = None if bias is None else bias.to(dtype)
+            sums = _Gradients(h, w, b, wide, ctx.needs_input_grad)
             total = torch.zeros((), dtype=wide, device=hidden.device)
-            gradients = [
-                torch.zeros_like(part, dtype=wide) if part is not None and wanted else None
-                for part, wanted in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False)
-            ]
             rows = max(1, CHUNK_NUMBERS // len(weight))
             for i in range(0, len(h), rows):
                 part = slice(i, i + rows)
                 loss, gradient = criterion(log_probabilities(h[part], w, b), part)
                 total += loss
                 if any(ctx.needs_input_grad):
-                    _accumulate(gradients, part, gradient().to(dtype), h, w)
+                    sums.add(part, gradient())
+            gradients = sums.finished()
         ctx.save_for_backward(*gradients)
         ctx.dtypes = hidden.dtype, weight.dtype
         return total
@@ -104,11 +106,44 @@ def _gradient(log_p_NV: Tensor, labels_N: Tensor, smoothing: float) -> Tensor:
     return gradient
 
 
-def _accumulate(gradients: list[Tensor | None], part: slice, gradient_NV: Tensor, h: Tensor, w: Tensor) -> None:
-    for_hidden, for_weight, for_bias = gradients
-    if for_hidden is not None:
-        for_hidden[part] = linear(gradient_NV, w.t())
-    if for_weight is not None:
-        for_weight += linear(gradient_NV.t(), h[part].t())
-    if for_bias is not None:
-        for_bias += gradient_NV.sum(0, dtype=for_bias.dtype)
+class _Gradients:
+    """Gradients of a loss by the hidden vectors, the weight and the bias, from those by its logits, given in order, a
+    chunk at a time.
+
+    The weight's takes a product as large as the weight, which is added to what there is: chunks are kept until there
+    are `GROUP_NUMBERS` for one.
+    """
+
+    def __init__(self, h: Tensor, w: Tensor, b: Tensor | None, wide: torch.dtype, wanted: Sequence[bool]) -> None:
+        self.h, self.w = h, w
+        self.for_hidden = torch.empty_like(h, dtype=wide) if wanted[0] else None
+        self.for_weight = torch.zeros_like(w, dtype=wide) if wanted[1] else None
+        self.for_bias = torch.zeros_like(b, dtype=wide) if b is not None and wanted[2] else None
+        rows = max(1, CHUNK_NUMBERS // len(w), GROUP_NUMBERS // len(w)) if wanted[1] else 0
+        self.kept = h.new_empty(min(rows, len(h)), len(w))
+        self.first = self.n_kept = 0
+
+    def add(self, part: slice, gradient_NV: Tensor) -> None:
+        """Count in the gradient by the logits of `part`, the next positions."""
+        if self.for_bias is not None:
+            self.for_bias += gradient_NV.sum(0)
+        if self.for_weight is not None:
+            if self.n_kept + len(gradient_NV) > len(self.kept):
+                self._multiply()
+            kept = self.kept[self.n_kept : self.n_kept + len(gradient_NV)]
+            gradient_NV = kept.copy_(gradient_NV)
+            self.n_kept += len(gradient_NV)
+        if self.for_hidden is not None:
+            self.for_hidden[part] = linear(gradient_NV.to(self.w.dtype), self.w.t())
+
+    def _multiply(self) -> None:
+        assert self.for_weight is not None
+        last = self.first + self.n_kept
+        self.for_weight += linear(self.kept[: self.n_kept].t(), self.h[self.first : last].t())
+        self.first, self.n_kept = last, 0
+
+    def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """All three, None where it was not asked for."""
+        if self.for_weight is not None and self.n_kept:
+            self._multiply()
+        return self.for_hidden, self.for_weight, self.for_bias
