@@ -88,6 +88,27 @@ def test_a_vector_does_not_depend_on_the_texts_beside_it(fitted: TextEncoder, po
         np.testing.assert_allclose(model.transform([text])[0], together[row], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_vectors_are_nearly_the_same(fitted: TextEncoder, dtype: str, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "whole")
+    half = TextEncoder.load(tmp_path / "whole", dtype=dtype)
+    assert {weight.dtype for weight in half.model_.parameters()} == {getattr(torch, dtype)}
+    exact, found = fitted.transform(DOCUMENTS), half.transform(DOCUMENTS)
+    assert found.dtype == np.float32
+    assert 0 < np.abs(found - exact).max() < 0.1 < np.abs(exact).max()
+    half.save(tmp_path / "half")
+    assert TextEncoder.load(tmp_path / "half").model_.embedding.token.weight.dtype == torch.float32
+    np.testing.assert_array_equal(TextEncoder.load(tmp_path / "half", dtype=dtype).transform(DOCUMENTS), found)
+    on = make(model=half, training=TRAINING.replace(max_steps=1)).fit(DOCUMENTS)
+    assert {weight.dtype for weight in on.model_.parameters()} == {torch.float32}
+
+
+def test_there_is_no_other_precision(fitted: TextEncoder, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "it")
+    with pytest.raises(ConfigError, match="dtype='int8' must be one of"):
+        TextEncoder.load(tmp_path / "it", dtype="int8")
+
+
 def test_pooling_is_over_the_tokens(fitted: TextEncoder) -> None:
     (pieces,) = fitted.encode(["The old dog came."])
     with torch.inference_mode():

@@ -148,6 +148,15 @@ def test_in_bfloat16_longer_sequences_take_two_products(dtype: torch.dtype, monk
     assert (found.double() - expected).abs().max() < (1e-5 if dtype == torch.float32 else 0.02)
 
 
+@pytest.mark.parametrize("n_keys", [5, subject.SHORT, subject.SHORT + 1])
+def test_in_bfloat16_weights_are_rounded_once(n_keys: int) -> None:
+    q, k = torch.randn(2, 1, 2, n_keys, 16, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = subject.attention_weights(q, k, None, causal=False)
+    scores = (q * 0.25).float() @ k.float().transpose(2, 3)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), scores.bfloat16().float().softmax(-1), rtol=2**-8, atol=1e-6)
+
+
 def test_long_sequences_take_the_fused_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "FUSED_FROM", T * T)
     kernel, calls = subject.F.scaled_dot_product_attention, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -94,6 +95,19 @@ def test_layers_together_are_the_layers_one_by_one(
         assert layers[0]._own is None  # a group's weights are not kept twice
     assert layers[0]._group is None
     assert all(torch.equal(found, expected) for found, expected in zip(together(layers, x), apart, strict=True))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("shape", SHAPES)
+def test_packed_weights_in_bfloat16_are_as_near_as_others(shape: tuple[int, ...]) -> None:
+    layers, x = [Linear(11, n).bfloat16() for n in (13, 5)], torch.randn(shape).bfloat16()
+    exact = [layer.double()(x.double()) for layer in (copy.deepcopy(layer) for layer in layers)]
+    with packed(layers):
+        assert layers[0].packs(x) == (torch.ops.mkldnn._is_mkldnn_bf16_supported() and bool(x.numel()))
+        for found in ([layer(x) for layer in layers], together(layers, x)):
+            for one, expected in zip(found, exact, strict=True):
+                assert one.dtype == torch.bfloat16
+                torch.testing.assert_close(one.double(), expected, rtol=2**-8, atol=2**-8)
 
 
 def test_packing_ends_with_an_error_and_leaves_other_precisions_and_weights_packed_already(

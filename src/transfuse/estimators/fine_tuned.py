@@ -30,7 +30,7 @@ from transfuse.pretrained.directory import CONFIG, load_model, read_json, save_m
 from transfuse.pretrained.hub import local_directory
 from transfuse.training.config import TrainingConfig
 from transfuse.training.loop import Loss, mean_loss
-from transfuse.training.run import pick_device
+from transfuse.training.run import pick_device, pick_dtype
 
 T = TypeVar("T")
 
@@ -211,14 +211,17 @@ class FineTuned(TrainedEstimator):
         raise NotImplementedError
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
+    def load(cls, folder: str | Path, *, device: str | None = None, dtype: str = "float32") -> Self:
         """The estimator saved in `folder`, or one around anyone's BERT for this task, a directory or hub id.
 
+        `dtype` ("float32", "bfloat16" or "float16") is what it computes in, and what `save` writes; training is in
+        float32 weights whatever it is.
         Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
         """
-        pick_device(device)  # the caller's setting, so not an error of the directory
+        pick_device(device)  # the caller's settings, so not errors of the directory
+        computed_in = pick_dtype(dtype)
         folder = local_directory(folder)
-        model = load_model(folder)
+        model = load_model(folder, computed_in)
         if not isinstance(model, BertModel) or model.config.head != cls.HEAD:
             raise ModelDirectoryError(f"{folder}: not a BERT with a head for {cls.HEAD}s")
         defaults: dict[str, Any] = {name: {} for name in cls.SETTINGS}

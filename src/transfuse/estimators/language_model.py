@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from sklearn.utils.validation import check_is_fitted
 
 import transfuse
@@ -33,7 +32,7 @@ from transfuse.pretrained.hub import local_directory
 from transfuse.training.config import TrainingConfig
 from transfuse.training.language import language_loss
 from transfuse.training.loop import mean_loss
-from transfuse.training.run import pick_device
+from transfuse.training.run import pick_device, pick_dtype
 
 MODEL = DecoderConfig()
 TRAINING = TrainingConfig(
@@ -257,11 +256,10 @@ class LanguageModel(TrainedEstimator):
         `dtype` ("float32", "bfloat16" or "float16") is what it computes in; `save` writes the dtype it was stored in.
         Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
         """
-        pick_device(device)  # the caller's setting, so not an error of the directory
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise ConfigError(f"dtype={dtype!r} must be one of float32, bfloat16, float16")
+        pick_device(device)  # the caller's settings, so not errors of the directory
+        computed_in = pick_dtype(dtype)
         folder = local_directory(folder)
-        model = load_model(folder, getattr(torch, dtype))
+        model = load_model(folder, computed_in)
         if not isinstance(model, DecoderModel):
             raise ModelDirectoryError(f"{folder}: a {type(model).__name__}, expected a language model")
         tokenizer = Tokenizer.load(folder / TOKENIZER)

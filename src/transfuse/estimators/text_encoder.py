@@ -31,7 +31,7 @@ from transfuse.pretrained.directory import load_model, save_model
 from transfuse.pretrained.hub import local_directory
 from transfuse.training.config import TrainingConfig
 from transfuse.training.pretraining import pretraining_loss, pretraining_scores, token_vectors
-from transfuse.training.run import Score, pick_device
+from transfuse.training.run import Score, pick_device, pick_dtype
 
 MODEL = BertConfig()
 MASKING = MaskingConfig()
@@ -231,14 +231,17 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         return Path(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
+    def load(cls, folder: str | Path, *, device: str | None = None, dtype: str = "float32") -> Self:
         """The estimator saved in `folder`, or one around anyone's BERT directory or hub id that has a tokenizer.json.
 
+        `dtype` ("float32", "bfloat16" or "float16") is what it computes in, and what `save` writes; training is in
+        float32 weights whatever it is.
         Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
         """
-        pick_device(device)  # the caller's setting, so not an error of the directory
+        pick_device(device)  # the caller's settings, so not errors of the directory
+        computed_in = pick_dtype(dtype)
         folder = local_directory(folder)
-        model = load_model(folder)
+        model = load_model(folder, computed_in)
         if not isinstance(model, BertModel):
             raise ModelDirectoryError(f"{folder}: a {type(model).__name__}, expected a BERT")
         tokenizer = WordPiece.load(folder / TOKENIZER)

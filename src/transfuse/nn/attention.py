@@ -29,6 +29,9 @@ HALF_FUSED_FROM = 1025 * 1025
 """On a CPU, query positions × key positions from which the fused kernel beats two matrix products; in bfloat16, whose
 products are faster, that is later."""
 
+SHORT = 64
+"""Keys up to which a softmax of half precision is faster by way of float32: on a CPU its vectors are not filled."""
+
 BLOCK = 128
 """Queries of causal attention for which two matrix products are made at a time: later keys are left out of both."""
 
@@ -251,6 +254,8 @@ def _weights(q_BHTK: Tensor, k_BGSK: Tensor, keep: Tensor | None, causal: bool) 
     allowed = _allowed(keep, causal and T > 1, T, S, q_BHTK.device)
     if allowed is not None:
         scores = scores + torch.where(allowed, 0.0, -math.inf).to(scores.dtype).unsqueeze(1)
+    if scores.dtype.itemsize < 4 and not scores.is_cuda and S <= SHORT:
+        return scores.softmax(-1, dtype=torch.float32).to(scores.dtype)
     return scores.softmax(-1)
 
 

@@ -272,3 +272,11 @@ def pick_device(name: str | None) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device='cuda', but no CUDA device can be used here")
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def pick_dtype(name: str) -> torch.dtype:
+    """The dtype called `name`, of those that a model can compute in."""
+    if name not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"dtype={name!r} must be one of float32, bfloat16, float16")
+    found: torch.dtype = getattr(torch, name)
+    return found
