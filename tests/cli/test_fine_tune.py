@@ -90,15 +90,17 @@ def test_several_labels_a_text(home: Path) -> None:
         {"text": "rain now", "labels": None},
         {"text": "fog now", "labels": "fog, cold"},
         {"text": "a", "labels": " "},
+        {"text": "rain today", "labels": ["wet", "cold"]},
+        {"text": "sun", "labels": []},
     ]
     (home / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     scores, _ = done("evaluate", home / "labels", home / "held.jsonl", *judged[3:], "--several", ",", "--json")
-    assert json.loads(scores)["rows"] == 3  # a label that was never learned is never found
+    assert json.loads(scores)["rows"] == 5  # a label that was never learned is never found
     held = ["--several", ",", "--validation", home / "held.jsonl", "--out", home / "held"]
     code, last = failure(*words, *held)
     assert code == 2 and f"{home / 'held.jsonl'}:2: 'fog' is not among the 2 labels" in last
     _, messages = done(*words, *held, "--skip-bad-rows")
-    assert "1 unusable rows left out, 2 kept" in messages
+    assert "1 unusable rows left out, 4 kept" in messages
     (home / "spam.tsv").write_text("buy now\tspam\nhello there\t\n" * 6)
     done("fit", "classify", home / "spam.tsv", "--several", ",", *SMALL, "--out", home / "spam")
     output, _ = done("predict", home / "spam", home / "weather.txt", "--json")

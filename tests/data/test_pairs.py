@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from transfuse.data.pairs import Pairs, as_texts, read_pairs, read_sources
+from transfuse.data.pairs import Pairs, as_texts, read_columns, read_pairs, read_sources
 from transfuse.errors import DataError
 
 GERMAN = ["Ein Hund läuft .", "Zwei  Katzen", "line\u2028separator"]
@@ -364,3 +364,36 @@ def test_pairs_come_from_standard_input_too(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(DataError, match="stdin: closed"):
         read_pairs("-")
+
+
+def rows_of(path: Path, *cells: Any) -> Path:
+    path.write_text("".join(json.dumps({"text": "a", "labels": cell}) + "\n" for cell in cells), encoding="utf-8")
+    return path
+
+
+def test_arrays_come_back_as_one_string_where_they_may(tmp_path: Path) -> None:
+    path = rows_of(tmp_path / "rows.jsonl", ["wet", "very cold"], "wet; cold", [], ["wet"])
+    columns, skipped = read_columns(path, ["text", "labels"], may_be_empty={1}, lists={1: ";"})
+    assert columns == [["a"] * 4, ["wet;very cold", "wet; cold", "", "wet"]] and skipped == 0
+    with pytest.raises(DataError, match=re.escape(f"{path}:1: the column labels is list ['wet', 'very cold']")):
+        read_columns(path, ["text", "labels"], may_be_empty={1})
+    with pytest.raises(DataError, match=re.escape(f"{path}:3: the column labels is empty")):
+        read_columns(path, ["text", "labels"], lists={1: ";"})
+
+
+@pytest.mark.parametrize(
+    ("cell", "complaint"),
+    [
+        (["wet", 3], "a list with 3, expected strings"),
+        (["wet", " "], "a list with ' ', expected strings"),
+        ([["wet"]], "a list with ['wet'], expected strings"),
+        (["wet", "cold; dry"], "'cold; dry', which holds ';'"),
+        ({"wet": 1}, "dict {'wet': 1}, expected a string"),
+    ],
+)
+def test_what_is_wrong_with_an_array_is_said(tmp_path: Path, cell: Any, complaint: str) -> None:
+    path = rows_of(tmp_path / "rows.jsonl", ["wet"], cell)
+    with pytest.raises(DataError, match=re.escape(f"{path}:2: the column labels is ") + ".*" + re.escape(complaint)):
+        read_columns(path, ["text", "labels"], lists={1: ";"})
+    columns, skipped = read_columns(path, ["text", "labels"], lists={1: ";"}, skip_bad_rows=True)
+    assert columns == [["a"], ["wet"]] and skipped == 1

@@ -29,7 +29,9 @@ TargetColumn = Annotated[str | None, typer.Option("--target", help="Column of th
 SkipBadRows = Annotated[bool, typer.Option(help="Leave out rows with an empty, missing or over-long side.")]
 SeveralLabels = Annotated[
     str | None,
-    typer.Option("--several", help="The target is any number of labels, with this between them, as --several ,"),
+    typer.Option(
+        "--several", help="The target is any number of labels: this between them (--several ,), or in JSONL a list."
+    ),
 ]
 SecondColumn = Annotated[
     str | None,
@@ -104,9 +106,9 @@ def read_labelled(
 ) -> tuple[list[Any], Any]:
     """Texts, or pairs of them where there is a second column, and their labels; rows left out are counted on stderr.
 
-    Where there are `several` labels in a cell, with that between them, what comes back is a frame with a column of
-    zeros and ones for each; cells may be empty. Raises DataError naming file and line, also of labels that are no
-    `numbers`, or not among those `known`.
+    Where there are `several` labels in a cell, with that between them (or as an array in JSONL), what comes back is a
+    frame with a column of zeros and ones for each; cells may be empty. Raises DataError naming file and line, also of
+    labels that are no `numbers`, or not among those `known`.
     """
     if len(paths) == 2 and second is None:  # parallel files
         if several is not None:
@@ -131,6 +133,7 @@ def read_labelled(
         skip_bad_rows=skip_bad_rows,
         rules={last: rule} if rule else {},
         may_be_empty=() if several is None else {last},
+        lists={} if several is None else {last: several},
     )
     if skipped:
         say(f"{path}: {skipped:,} unusable rows left out, {len(columns[0]):,} kept")

@@ -116,13 +116,15 @@ def read_columns(
     long: bool = False,
     rules: Mapping[int, Callable[[str], str | None]] | None = None,
     may_be_empty: Collection[int] = (),
+    lists: Mapping[int, str] | None = None,
 ) -> tuple[list[list[str]], int]:
     """Columns of a TSV, CSV or JSONL file, and how many rows were left out.
 
     `names` are header names, or numbers from 1, as in `read_pairs`; None stands for the two columns there are. Numbers
     in JSONL are read as text. Texts may be `long` as for `read_sources`. `rules` say of a column, by its place, what is
-    wrong with a cell, if anything is. Columns in `may_be_empty` may have empty cells, and null in JSONL. Raises
-    DataError as `read_pairs` does.
+    wrong with a cell, if anything is. Columns in `may_be_empty` may have empty cells, and null in JSONL, those in
+    `lists` arrays of strings, which come back as one string with this between them. Raises DataError as `read_pairs`
+    does.
     """
     path = _input(path)
     if suffix_of(path) == ".jsonl":
@@ -138,6 +140,11 @@ def read_columns(
     skipped = 0
     for line, given in rows:
         cells = [str(cell) if isinstance(cell, int | float) and cell == cell else cell for cell in given]
+        broken = None
+        for place, mark in (lists or {}).items():
+            if isinstance(given[place], list):
+                broken = broken or _list_complaint(labels[place], given[place], mark)
+                cells[place] = mark.join(map(str, given[place]))
         for place in may_be_empty:
             if cells[place] is None or (isinstance(cells[place], str) and not cells[place].strip()):
                 cells[place] = ""
@@ -147,7 +154,7 @@ def read_columns(
             for place, (label, cell) in enumerate(zip(labels, cells, strict=True))
             if not (cell == "" and place in may_be_empty)
         )
-        complaint = next(filter(None, complaints), None)
+        complaint = broken or next(filter(None, complaints), None)
         for place, rule in (rules or {}).items():
             complaint = complaint or rule(cells[place])
         if complaint is None:
@@ -206,6 +213,15 @@ def _complaint(side: str, text: Any, longest: int = MAX_CHARACTERS) -> str | Non
         return f"the {side} has {len(text):,} characters, at most {longest:,} are allowed"
     if not text.strip():
         return f"the {side} is empty"
+    return None
+
+
+def _list_complaint(side: str, found: list[Any], mark: str) -> str | None:
+    for one in found:
+        if not isinstance(one, str) or not one.strip():
+            return f"the {side} is a list with {one!r}, expected strings that are not empty"
+        if mark in one:
+            return f"the {side} is a list with {one!r}, which holds {mark!r}, what is to stand between its strings"
     return None
 
 
