@@ -53,6 +53,7 @@ def pretrained(
     rate: float = 1e-3,
     context: int = CONTEXT,
     held: float = 0.02,
+    pairs: bool = True,
 ) -> TextEncoder:
     """The encoder in OUT, trained first where there is none; nothing is dropped out of one that starts from nothing,
     for in few epochs nothing is learned by heart."""
@@ -66,7 +67,7 @@ def pretrained(
     )  # fmt: skip
     encoder = TextEncoder(
         model=start,
-        masking=MaskingConfig(context=context, share=SHARE),
+        masking=MaskingConfig(context=context, share=SHARE, next_sentence=pairs),
         training=training,
         validation_fraction=held,
         run_dir=out / "run",
@@ -89,7 +90,8 @@ def show(records: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     held = [record for record in records if record["kind"] == "validation"]
-    names = ("word_loss", "word_accuracy", "pair_loss", "pair_accuracy")
+    kinds = {"word": "hidden words", "pair": "next sentence"}
+    names = [f"{kind}_{ending}" for kind in kinds for ending in ("loss", "accuracy") if f"{kind}_loss" in held[0]]
     print("| step | minutes | " + " | ".join(name.replace("_", " ") for name in names) + " |")
     print("|---" * (2 + len(names)) + "|")
     for one in held:
@@ -98,7 +100,7 @@ def show(records: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     steps = [one["step"] for one in held]
     for panel, ending in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for kind, label in (("word", "hidden words"), ("pair", "next sentence")):
+        for kind, label in ((kind, label) for kind, label in kinds.items() if f"{kind}_loss" in names):
             panel.plot(steps, [one[f"{kind}_{ending}"] for one in held], "o-", markersize=3, label=label)
         panel.set(xlabel="step", ylabel=f"held-out {ending}" + ", nats" * (ending == "loss"), ylim=(0, None))
     figure.axes[0].legend()

@@ -2,11 +2,12 @@
 
     python benchmarks/regroup.py MODEL --train FILE [FILE] --test FILE [FILE] [--budgets 0 75000] [--alpha 0 0.01 …]
 
-MODEL is a multi-head directory of `fit seq2seq` or `fit generate`; --train and --test are its data (two parallel files,
-or text). For each seed (which draws calibration data and order of training), number of heads, method, refit and budget
-one row; then means with their spread, a control (the original trained on the same tokens by cross-entropy) where
---control is given, and a picture of divergence against tokens. Rows are kept in the file `--rows`, and those that it
-has are not computed again: one model, one set of data and one state of the code a file. `--lower` lower-cases pairs.
+MODEL is a multi-head directory of `fit seq2seq` or `fit generate`; --train and --test are its data (two parallel
+files, or text). For each seed (which draws calibration data and order of training), number of heads, method, refit
+and budget one row; then means with their spread, a control (the original trained on the same tokens by cross-entropy)
+where --control is given, and a picture of divergence against tokens (means, and bands from the least seed to the
+most). Rows are kept in the file `--rows`, and those that it has are not computed again: one model, one set of data
+and one state of the code a file. `--lower` lower-cases pairs.
 """
 
 from __future__ import annotations

@@ -372,9 +372,9 @@ def rows_of(path: Path, *cells: Any) -> Path:
 
 
 def test_arrays_come_back_as_one_string_where_they_may(tmp_path: Path) -> None:
-    path = rows_of(tmp_path / "rows.jsonl", ["wet", "very cold"], "wet; cold", [], ["wet"])
+    path = rows_of(tmp_path / "rows.jsonl", ["wet", "very cold"], "wet; cold", [], [3])
     columns, skipped = read_columns(path, ["text", "labels"], may_be_empty={1}, lists={1: ";"})
-    assert columns == [["a"] * 4, ["wet;very cold", "wet; cold", "", "wet"]] and skipped == 0
+    assert columns == [["a"] * 4, ["wet;very cold", "wet; cold", "", "3"]] and skipped == 0
     with pytest.raises(DataError, match=re.escape(f"{path}:1: the column labels is list ['wet', 'very cold']")):
         read_columns(path, ["text", "labels"], may_be_empty={1})
     with pytest.raises(DataError, match=re.escape(f"{path}:3: the column labels is empty")):
@@ -384,7 +384,8 @@ def test_arrays_come_back_as_one_string_where_they_may(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "complaint"),
     [
-        (["wet", 3], "a list with 3, expected strings"),
+        (["wet", float("nan")], "a list with nan, expected strings"),
+        (["wet", None], "a list with None, expected strings"),
         (["wet", " "], "a list with ' ', expected strings"),
         ([["wet"]], "a list with ['wet'], expected strings"),
         (["wet", "cold; dry"], "'cold; dry', which holds ';'"),

@@ -23,6 +23,7 @@ from transfuse import (
     TrainingConfig,
     TruncatedWarning,
 )
+from transfuse.pretrained.directory import read_origin
 from transfuse.training.metrics_log import read_metrics
 
 DOCUMENTS = [
@@ -97,6 +98,7 @@ def test_in_half_precision_vectors_are_nearly_the_same(fitted: TextEncoder, dtyp
     assert found.dtype == np.float32
     assert 0 < np.abs(found - exact).max() < 0.1 < np.abs(exact).max()
     half.save(tmp_path / "half")
+    assert read_origin(tmp_path / "half").dtype == getattr(torch, dtype)
     assert TextEncoder.load(tmp_path / "half").model_.embedding.token.weight.dtype == torch.float32
     np.testing.assert_array_equal(TextEncoder.load(tmp_path / "half", dtype=dtype).transform(DOCUMENTS), found)
     on = make(model=half, training=TRAINING.replace(max_steps=1)).fit(DOCUMENTS)

@@ -23,6 +23,7 @@ from transfuse.generation.sequences import Greedy, write
 from transfuse.kernels import step as kernel
 from transfuse.kernels.vectors import LANES, UNROLLED
 from transfuse.models.decoder import DecoderConfig, DecoderModel
+from transfuse.nn import linear
 from transfuse.reports.compare import _timings
 
 SIZES = {"vocab_size": 211, "d_model": 44, "n_layers": 3, "n_heads": 8, "d_hidden": 68, "max_positions": 300}
@@ -293,15 +294,21 @@ def test_autocast_and_other_defaults(always: list[int]) -> None:
         assert writer is mixed
 
 
-def test_without_memory_for_a_second_copy_nothing_is_compiled(
-    always: list[int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_without_memory_for_a_second_copy_nothing_is_compiled_or_packed(
+    dtype: torch.dtype, always: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = drawn("llama")
-    n_bytes = 4 * sum(weight.numel() for weight in model.parameters())
+    monkeypatch.setattr(linear, "_packable", lambda weight: True)
+    model = drawn("llama").to(dtype)
+    n_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
     for available, compiles in ((n_bytes - 1, False), (n_bytes, True), (None, True)):
         monkeypatch.setattr(ready, "available_bytes", lambda device, found=available: found)
         with ready.ready(model, 1) as writer:
             assert (writer is not model) == compiles
+            assert not any(part._n_packed for part in model.modules() if isinstance(part, linear.Linear))
+    monkeypatch.setattr(ready, "FEWEST_WEIGHTS", 10**9)
+    with ready.ready(model, 1) as writer:
+        assert writer is model and all(part._n_packed for part in model.modules() if isinstance(part, linear.Linear))
 
 
 NAN = float("nan")

@@ -110,6 +110,16 @@ def test_packed_weights_in_bfloat16_are_as_near_as_others(shape: tuple[int, ...]
                 torch.testing.assert_close(one.double(), expected, rtol=2**-8, atol=2**-8)
 
 
+def test_nothing_is_packed_in_bfloat16_without_onednn_or_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = Linear(11, 13).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16), packed([half]):
+        assert not half._n_packed
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
+    with packed([half]):
+        assert not half._n_packed
+
+
 def test_packing_ends_with_an_error_and_leaves_other_precisions_and_weights_packed_already(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

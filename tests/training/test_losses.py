@@ -44,15 +44,21 @@ def assert_like_pytorch(smoothing: float, bias: bool) -> None:
         assert_same(mine, other)
 
 
+def in_groups_of(rows: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep gradients of logits for so many positions, in any precision; None for not at all."""
+    monkeypatch.setattr(losses, "_in_groups", lambda w, wide: rows is not None)
+    monkeypatch.setattr(losses, "GROUP_NUMBERS", (rows or 0) * V + 1)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("rows_a_chunk", [1, 4, N, 1000])
-@pytest.mark.parametrize("rows_a_group", [0, 1, 5, 8, 1000])
+@pytest.mark.parametrize("rows_a_group", [None, 0, 1, 5, 8, 1000])
 def test_value_and_gradients_are_pytorchs(
-    smoothing: float, bias: bool, rows_a_chunk: int, rows_a_group: int, monkeypatch: pytest.MonkeyPatch
+    smoothing: float, bias: bool, rows_a_chunk: int, rows_a_group: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "CHUNK_NUMBERS", rows_a_chunk * V + 1)
-    monkeypatch.setattr(losses, "GROUP_NUMBERS", rows_a_group * V + 1)
+    in_groups_of(rows_a_group, monkeypatch)
     assert_like_pytorch(smoothing, bias)
 
 
@@ -78,7 +84,12 @@ def test_gradients_are_finite_differences(smoothing: float, bias: bool, monkeypa
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 2])
-def test_gradients_of_the_others_where_one_is_not_wanted(frozen: int) -> None:
+@pytest.mark.parametrize("rows_a_group", [None, 5])
+def test_gradients_of_the_others_where_one_is_not_wanted(
+    frozen: int, rows_a_group: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "CHUNK_NUMBERS", 4 * V)
+    in_groups_of(rows_a_group, monkeypatch)
     inputs = parts()
     floats = [part for part in inputs[:3] if part is not None]
     floats[frozen].requires_grad_(False)
@@ -98,6 +109,32 @@ def test_no_gradient_wanted(smoothing: float) -> None:
         without = linear_cross_entropy(hidden, weight, shift, labels, smoothing)
     assert torch.equal(without, with_gradient)
     assert not without.requires_grad
+
+
+def test_where_no_gradient_is_wanted_none_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses._Gradients, "add", None)
+    with torch.no_grad():
+        linear_cross_entropy(*parts())
+    with pytest.raises(TypeError):
+        linear_cross_entropy(*parts())
+
+
+def test_in_bfloat16_groups_are_as_near_as_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "CHUNK_NUMBERS", 2 * V)
+    inputs = parts(torch.float32)
+    wanted = [part for part in inputs[:3] if part is not None]
+    exact = torch.autograd.grad(F.cross_entropy(F.linear(*wanted), inputs[3], reduction="sum"), wanted)
+    calls = []
+    multiply = losses._Gradients._multiply
+    monkeypatch.setattr(losses._Gradients, "_multiply", lambda self, g: calls.append(len(g)) or multiply(self, g))
+    for rows, products in ((0, [2, 2, 2, 2, 2, 1]), (5, [4, 4, 3]), (1000, [N])):
+        monkeypatch.setattr(losses, "GROUP_NUMBERS", rows * V)
+        calls.clear()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = linear_cross_entropy(*inputs)
+        for found, expected in zip(torch.autograd.grad(loss, wanted), exact, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0.02, atol=0.03)
+        assert calls == products
 
 
 def test_inputs_are_left_as_they_were() -> None:
@@ -175,10 +212,10 @@ def plant_smoothing_without_the_label(monkeypatch: pytest.MonkeyPatch) -> None:
 def plant_last_group_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     multiply = losses._Gradients._multiply
 
-    def overwrite(gradients: losses._Gradients) -> None:
+    def overwrite(gradients: losses._Gradients, *rest: Tensor) -> None:
         assert gradients.for_weight is not None
         gradients.for_weight.zero_()
-        multiply(gradients)
+        multiply(gradients, *rest)
 
     monkeypatch.setattr(losses._Gradients, "_multiply", overwrite)
 
@@ -213,7 +250,7 @@ def test_the_comparison_notices_a_planted_bug(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(losses, "CHUNK_NUMBERS", 4 * V)
-    monkeypatch.setattr(losses, "GROUP_NUMBERS", 4 * V)
+    in_groups_of(4, monkeypatch)
     plant(monkeypatch)
     with pytest.raises(AssertionError, match="not close"):
         assert_like_pytorch(0.1, True)

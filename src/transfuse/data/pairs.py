@@ -123,7 +123,7 @@ def read_columns(
     `names` are header names, or numbers from 1, as in `read_pairs`; None stands for the two columns there are. Numbers
     in JSONL are read as text. Texts may be `long` as for `read_sources`. `rules` say of a column, by its place, what is
     wrong with a cell, if anything is. Columns in `may_be_empty` may have empty cells, and null in JSONL, those in
-    `lists` arrays of strings, which come back as one string with this between them. Raises DataError as `read_pairs`
+    `lists` arrays, whose parts come back as one string with this between them. Raises DataError as `read_pairs`
     does.
     """
     path = _input(path)
@@ -139,12 +139,13 @@ def read_columns(
     columns: list[list[str]] = [[] for _ in labels]
     skipped = 0
     for line, given in rows:
-        cells = [str(cell) if isinstance(cell, int | float) and cell == cell else cell for cell in given]
+        cells = list(map(_as_read, given))
         broken = None
         for place, mark in (lists or {}).items():
             if isinstance(given[place], list):
-                broken = broken or _list_complaint(labels[place], given[place], mark)
-                cells[place] = mark.join(map(str, given[place]))
+                parts = list(map(_as_read, given[place]))
+                broken = broken or _list_complaint(labels[place], parts, mark)
+                cells[place] = mark.join(map(str, parts))
         for place in may_be_empty:
             if cells[place] is None or (isinstance(cells[place], str) and not cells[place].strip()):
                 cells[place] = ""
@@ -214,6 +215,11 @@ def _complaint(side: str, text: Any, longest: int = MAX_CHARACTERS) -> str | Non
     if not text.strip():
         return f"the {side} is empty"
     return None
+
+
+def _as_read(cell: Any) -> Any:
+    """A JSON number as text."""
+    return str(cell) if isinstance(cell, int | float) and cell == cell else cell
 
 
 def _list_complaint(side: str, found: list[Any], mark: str) -> str | None:

@@ -216,7 +216,7 @@ class FineTuned(TrainedEstimator):
 
         `dtype` ("float32", "bfloat16" or "float16") is what it computes in, and what `save` writes; training is in
         float32 weights whatever it is.
-        Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
+        Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there or another dtype.
         """
         pick_device(device)  # the caller's settings, so not errors of the directory
         computed_in = pick_dtype(dtype)

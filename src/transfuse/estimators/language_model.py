@@ -254,7 +254,7 @@ class LanguageModel(TrainedEstimator):
         """The estimator saved in `folder`, or one around a Llama, Mistral, Qwen2 or GPT-2 directory or hub id.
 
         `dtype` ("float32", "bfloat16" or "float16") is what it computes in; `save` writes the dtype it was stored in.
-        Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
+        Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there or another dtype.
         """
         pick_device(device)  # the caller's settings, so not errors of the directory
         computed_in = pick_dtype(dtype)

@@ -25,7 +25,11 @@ MOST_BEAMS = 128
 @contextmanager
 def ready(model: Model, n_tokens: int) -> Iterator[Model]:
     """The model to write with, at most `n_tokens` in a step: compiled, or, where that cannot be or would not help,
-    itself with its weights `packed`. The weights must not change inside, and take their memory twice."""
+    itself with its weights `packed`. The weights must not change inside, and take their memory twice; where there is
+    no room for that, it is the model itself and nothing more."""
+    if not _has_room_for_a_copy(model):
+        yield model
+        return
     if _worth_compiling(model, n_tokens):
         from transfuse.generation import compiled  # loads a compiler
 
@@ -48,9 +52,11 @@ def _worth_compiling(model: Model, n_tokens: int) -> TypeGuard[DecoderModel | Se
     weights = list(model.parameters())
     kinds = {(weight.device.type, weight.dtype) for weight in weights}
     known = kinds in ({("cpu", torch.float32)}, {("cpu", torch.bfloat16)})
-    n_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
-    available = available_bytes(torch.device("cpu"))
-    if available is not None and n_bytes > available:
-        return False  # `packed` takes the second copy as it goes, if at all
     # under autocast the modules compute, and keep their caches, in another dtype than the weights'
     return known and not torch.is_autocast_enabled("cpu") and sum(map(torch.numel, weights)) >= FEWEST_WEIGHTS
+
+
+def _has_room_for_a_copy(model: Model) -> bool:
+    n_bytes = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    available = available_bytes(torch.device("cpu"))
+    return available is None or n_bytes <= available

@@ -107,9 +107,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _packable(weight: Tensor) -> bool:
-    if weight.dtype == torch.bfloat16 and weight.device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return _goes_to_onednn(weight)
+    if weight.dtype != torch.bfloat16:
+        return _goes_to_onednn(weight)
+    on_cpu = weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return on_cpu and available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _goes_to_onednn(weight: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Losses that never hold the whole logits.
+"""Losses that hold a chunk of the logits at a time.
 
 Shapes: N positions, D d_model, V vocabulary.
 """
@@ -40,8 +40,11 @@ def linear_loss(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, cri
     """Sum over positions of what `criterion` makes of softmax(hidden · weightᵀ + bias).
 
     Logits are made, used for loss and gradient, and dropped a chunk at a time, in the autocast dtype where autocast is
-    on; the softmax is always float32 or wider.
+    on; the softmax is always float32 or wider. In half precision up to `GROUP_NUMBERS` of their gradients are kept.
     """
+    if not torch.is_grad_enabled():  # which the function below cannot tell
+        hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
+        bias_V = None if bias_V is None else bias_V.detach()
     return _LinearLoss.apply(hidden_ND, weight_VD, bias_V, criterion)  # type: ignore[no-untyped-call]
 
 
@@ -52,7 +55,7 @@ def log_probabilities(hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | Non
 
 
 GROUP_NUMBERS = 1 << 23
-"""Logits whose gradients are kept for one product with the hidden vectors: 32 MiB in float32."""
+"""Gradients of logits that are kept for one product with the hidden vectors: 16 MiB in half precision."""
 
 
 class _LinearLoss(torch.autograd.Function):
@@ -64,9 +67,9 @@ class _LinearLoss(torch.autograd.Function):
         with torch.autocast(kind, enabled=False):
             h, w = hidden.to(dtype), weight.to(dtype)
             b = None if bias is None else bias.to(dtype)
-            sums = _Gradients(h, w, b, wide, ctx.needs_input_grad)
-            total = torch.zeros((), dtype=wide, device=hidden.device)
             rows = max(1, CHUNK_NUMBERS // len(weight))
+            sums = _Gradients(h, w, b, wide, ctx.needs_input_grad, rows)
+            total = torch.zeros((), dtype=wide, device=hidden.device)
             for i in range(0, len(h), rows):
                 part = slice(i, i + rows)
                 loss, gradient = criterion(log_probabilities(h[part], w, b), part)
@@ -107,43 +110,53 @@ def _gradient(log_p_NV: Tensor, labels_N: Tensor, smoothing: float) -> Tensor:
 
 
 class _Gradients:
-    """Gradients of a loss by the hidden vectors, the weight and the bias, from those by its logits, given in order, a
-    chunk at a time.
+    """Gradients of a loss by the hidden vectors, the weight and the bias, in the dtype `wide`, from those by its
+    logits, given in order, at most `n_rows` positions at a time.
 
-    The weight's takes a product as large as the weight, which is added to what there is: chunks are kept until there
-    are `GROUP_NUMBERS` for one.
+    The weight's takes a product as large as the weight, which is added to what there is. In half precision that is more
+    work than the product: there chunks are kept until there are `GROUP_NUMBERS` for one.
     """
 
-    def __init__(self, h: Tensor, w: Tensor, b: Tensor | None, wide: torch.dtype, wanted: Sequence[bool]) -> None:
+    def __init__(
+        self, h: Tensor, w: Tensor, b: Tensor | None, wide: torch.dtype, wanted: Sequence[bool], n_rows: int
+    ) -> None:
         self.h, self.w = h, w
         self.for_hidden = torch.empty_like(h, dtype=wide) if wanted[0] else None
         self.for_weight = torch.zeros_like(w, dtype=wide) if wanted[1] else None
         self.for_bias = torch.zeros_like(b, dtype=wide) if b is not None and wanted[2] else None
-        rows = max(1, CHUNK_NUMBERS // len(w), GROUP_NUMBERS // len(w)) if wanted[1] else 0
-        self.kept = h.new_empty(min(rows, len(h)), len(w))
+        n_kept = max(n_rows, GROUP_NUMBERS // len(w)) if wanted[1] and _in_groups(w, wide) else 0
+        self.kept = h.new_empty(min(n_kept, len(h)), len(w))
         self.first = self.n_kept = 0
 
     def add(self, part: slice, gradient_NV: Tensor) -> None:
         """Count in the gradient by the logits of `part`, the next positions."""
         if self.for_bias is not None:
             self.for_bias += gradient_NV.sum(0)
-        if self.for_weight is not None:
+        if len(self.kept):
             if self.n_kept + len(gradient_NV) > len(self.kept):
-                self._multiply()
+                self._multiply(self.kept[: self.n_kept])
             kept = self.kept[self.n_kept : self.n_kept + len(gradient_NV)]
             gradient_NV = kept.copy_(gradient_NV)
             self.n_kept += len(gradient_NV)
+        else:
+            gradient_NV = gradient_NV.to(self.w.dtype)
+            self._multiply(gradient_NV)
         if self.for_hidden is not None:
-            self.for_hidden[part] = linear(gradient_NV.to(self.w.dtype), self.w.t())
+            self.for_hidden[part] = linear(gradient_NV, self.w.t())
 
-    def _multiply(self) -> None:
-        assert self.for_weight is not None
-        last = self.first + self.n_kept
-        self.for_weight += linear(self.kept[: self.n_kept].t(), self.h[self.first : last].t())
+    def _multiply(self, gradient_NV: Tensor) -> None:
+        """Count in the gradient by the logits of the next positions that the weight's has not seen."""
+        last = self.first + len(gradient_NV)
+        if self.for_weight is not None:
+            self.for_weight += linear(gradient_NV.t(), self.h[self.first : last].t())
         self.first, self.n_kept = last, 0
 
     def finished(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """All three, None where it was not asked for."""
-        if self.for_weight is not None and self.n_kept:
-            self._multiply()
+        if self.n_kept:
+            self._multiply(self.kept[: self.n_kept])
         return self.for_hidden, self.for_weight, self.for_bias
+
+
+def _in_groups(w: Tensor, wide: torch.dtype) -> bool:
+    return w.dtype != wide
