@@ -37,6 +37,7 @@ from transfuse import (
     read_tags,
 )
 from transfuse.data.sequences import alike
+from transfuse.estimators.question_answerer import _Questions
 from transfuse.metrics.answers import answer_scores
 from transfuse.metrics.entities import entity_scores
 
@@ -58,7 +59,7 @@ def read(path: Path, column: str) -> Rows:
     if column:
         columns, _ = read_columns(path, [column, "label"])
         return columns[0], columns[1]
-    found = read_questions(path) if ".json" in path.suffixes else read_tags(path)
+    found = read_questions(path, mismatched="drop") if ".json" in path.suffixes else read_tags(path)
     return found.X, found.y
 
 
@@ -135,7 +136,7 @@ class Theirs:
             # the windows are ours: what is compared is the training, not how answers are mapped to pieces
             estimator = QuestionAnswerer(answering=ANSWERING)
             estimator.tokenizer_ = TextEncoder.load(self.model.config.name_or_path).tokenizer_
-            data = estimator._dataset(X, y)
+            data = estimator._dataset(_Questions.some(X, y, "y", range(len(X))))
             return [
                 {"input_ids": one.ids, "token_type_ids": one.segments, "attention_mask": [1] * len(one),
                  "start_positions": int(a), "end_positions": int(b)}
