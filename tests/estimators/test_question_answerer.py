@@ -127,7 +127,9 @@ def test_a_directory_there_and_back(fitted: QuestionAnswerer, tmp_path: Path) ->
     from transformers import AutoModelForQuestionAnswering
 
     fitted.save(tmp_path)
-    assert QuestionAnswerer.load(tmp_path, dtype="bfloat16").score(X, Y) >= fitted.score(X, Y) - 0.1
+    half = QuestionAnswerer.load(tmp_path, dtype="bfloat16")
+    assert {weight.dtype for weight in half.model_.parameters()} == {torch.bfloat16}
+    assert half.score(X, Y) >= fitted.score(X, Y) - 0.1
     again = transfuse.load(tmp_path)
     assert isinstance(again, QuestionAnswerer) and again.answering == ANSWERING
     assert again.predict_n_best(X) == fitted.predict_n_best(X)

@@ -197,7 +197,9 @@ def test_a_directory_there_and_back(fitted: TextClassifier, tmp_path: Path) -> N
     from transformers import AutoModelForSequenceClassification
 
     fitted.save(tmp_path)
-    assert TextClassifier.load(tmp_path, dtype="bfloat16").score(TEXTS, CLASSES) >= fitted.score(TEXTS, CLASSES) - 0.1
+    half = TextClassifier.load(tmp_path, dtype="bfloat16")
+    assert {weight.dtype for weight in half.model_.parameters()} == {torch.bfloat16}
+    assert half.score(TEXTS, CLASSES) >= fitted.score(TEXTS, CLASSES) - 0.1
     again = transfuse.load(tmp_path)
     assert isinstance(again, TextClassifier)
     np.testing.assert_array_equal(again.predict_proba(TEXTS), fitted.predict_proba(TEXTS))

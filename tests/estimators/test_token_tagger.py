@@ -140,7 +140,9 @@ def test_a_directory_there_and_back(fitted: TokenTagger, tmp_path: Path) -> None
     from transformers import AutoModelForTokenClassification
 
     fitted.save(tmp_path)
-    assert TokenTagger.load(tmp_path, dtype="bfloat16").score(X, Y) >= fitted.score(X, Y) - 0.1
+    half = TokenTagger.load(tmp_path, dtype="bfloat16")
+    assert {weight.dtype for weight in half.model_.parameters()} == {torch.bfloat16}
+    assert half.score(X, Y) >= fitted.score(X, Y) - 0.1
     again = transfuse.load(tmp_path)
     assert isinstance(again, TokenTagger) and again.predict(X) == fitted.predict(X)
     theirs = AutoModelForTokenClassification.from_pretrained(tmp_path).eval()
