@@ -65,6 +65,7 @@ _HOMES = {
     "TransfuseError": "transfuse.errors",
     "TruncatedWarning": "transfuse.errors",
     "UnreadableWarning": "transfuse.errors",
+    "UntrainedPositionsWarning": "transfuse.errors",
     "UnseenCharactersWarning": "transfuse.errors",
     "WordPieceConfig": "transfuse.data.wordpiece",
     "ablate_next_sentence": "transfuse.estimators.ablation",
@@ -146,6 +147,7 @@ __all__ = [
     "TransfuseError",
     "TruncatedWarning",
     "UnreadableWarning",
+    "UntrainedPositionsWarning",
     "UnseenCharactersWarning",
     "WordPieceConfig",
     "ablate_next_sentence",
@@ -197,6 +199,7 @@ if TYPE_CHECKING:
         TruncatedWarning,
         UnreadableWarning,
         UnseenCharactersWarning,
+        UntrainedPositionsWarning,
     )
     from transfuse.estimators.ablation import NextSentenceAblation, ablate_next_sentence
     from transfuse.estimators.candidate import Candidate

@@ -83,5 +83,9 @@ class TruncatedWarning(UserWarning):
     """Input was longer than the model's limit and was cut."""
 
 
+class UntrainedPositionsWarning(UserWarning):
+    """Input reaches past the positions that pre-training ever saw."""
+
+
 class UnreadableWarning(UserWarning):
     """Files that rows name could not be read, and the rows are used without them or left out."""

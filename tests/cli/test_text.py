@@ -43,6 +43,19 @@ def test_vectors(home: Path) -> None:
     assert records[0]["source"] == "see the cat" and "\t".join(map(str, records[0]["vector"])) == lines[0]
 
 
+def test_in_half_precision(home: Path) -> None:
+    exact, half = (
+        [list(map(float, line.split("\t"))) for line in run(*words).stdout.splitlines()]
+        for words in (
+            ["predict", home / "encoder", home / "texts.txt"],
+            ["predict", home / "encoder", home / "texts.txt", "--dtype", "bfloat16"],
+        )
+    )
+    assert half != exact and half == [pytest.approx(row, abs=0.05) for row in exact]
+    code, said = failure("predict", home / "encoder", home / "texts.txt", "--dtype", "int8")
+    assert (code, said) == (2, "transfuse: dtype='int8' must be one of float32, bfloat16, float16")
+
+
 def test_classes(home: Path) -> None:
     table = [home / "rows.tsv", "--source", "text", "--target", "kind"]
     words = ["fit", "classify", *table, "--from", home / "encoder", *settings(*STEPS)]

@@ -20,6 +20,7 @@ from sklearn.model_selection import GridSearchCV, KFold, StratifiedKFold, cross_
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+import transfuse
 from media import table
 from transfuse import (
     AugmentationConfig,
@@ -145,6 +146,13 @@ def test_every_fusion_trains_and_is_saved(
     model = made(folder, fusion=FUSION.replace(fusion=fusion)).fit(*rows)
     saved = MultimodalClassifier.load(model.save(tmp_path), files=folder)
     np.testing.assert_allclose(saved.predict_proba(rows[0]), model.predict_proba(rows[0]), atol=1e-6)
+
+
+def test_half_precision_is_not_for_several_modalities(fitted: MultimodalClassifier, tmp_path: Path) -> None:
+    fitted.save(tmp_path)
+    assert isinstance(transfuse.load(tmp_path), MultimodalClassifier)
+    with pytest.raises(ConfigError, match=r"^dtype='bfloat16': a MultimodalClassifier computes in float32$"):
+        transfuse.load(tmp_path, dtype="bfloat16")
 
 
 @pytest.mark.parametrize("align", ["trim", "interpolate", "attend", "resample"])

@@ -39,7 +39,7 @@ from transfuse import (
 )
 from transfuse.data.tokenizer import Tokenizer
 from transfuse.models.seq2seq import Seq2SeqModel
-from transfuse.pretrained.directory import save_model
+from transfuse.pretrained.directory import read_origin, save_model
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 TINY = Seq2SeqConfig(
@@ -461,6 +461,23 @@ def test_a_bare_transformers_directory_opens(tmp_path: Path, fitted: Seq2Seq) ->
         logits = loaded.model_(source, torch.ones_like(source, dtype=torch.bool), target)
         expected = theirs(input_ids=source, decoder_input_ids=target).logits
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_half_precision_scores_are_nearly_the_same(fitted: Seq2Seq, saved: Path, tmp_path: Path, dtype: str) -> None:
+    half = transfuse.load(saved, dtype=dtype)
+    assert isinstance(half, Seq2Seq)
+    assert {weight.dtype for weight in half.model_.parameters()} == {getattr(torch, dtype)}
+    exact, near = (
+        [row[0].log_probability for row in model.predict_n_best(X[:20], FAST.replace(beams=1))]
+        for model in (fitted, half)
+    )
+    assert 0 < np.median(np.abs(np.subtract(near, exact))) < 0.2  # a few end at another place
+    half.save(tmp_path / "half")
+    assert read_origin(tmp_path / "half").dtype == getattr(torch, dtype)
+    assert Seq2Seq.load(tmp_path / "half", dtype=dtype).predict(X) == half.predict(X)
+    with pytest.raises(ConfigError, match=r"^dtype='int8' must be one of float32, bfloat16, float16$"):
+        Seq2Seq.load(saved, dtype="int8")
 
 
 def test_our_directory_without_our_file_still_opens(saved: Path, fitted: Seq2Seq) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from transfuse import (
     DataError,
     MaskingConfig,
     ModelDirectoryError,
+    TextClassifier,
     TextEncoder,
     TrainingConfig,
     TruncatedWarning,
+    UntrainedPositionsWarning,
 )
 from transfuse.pretrained.directory import read_origin
 from transfuse.training.metrics_log import read_metrics
@@ -39,7 +42,7 @@ TRAINING = TrainingConfig(
 
 
 def make(**changes: object) -> TextEncoder:
-    return TextEncoder(**{"model": TINY, "training": TRAINING, "masking": MaskingConfig(context=32), **changes})  # type: ignore[arg-type]
+    return TextEncoder(**{"model": TINY, "training": TRAINING, "masking": MaskingConfig(context=48), **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,38 @@ def test_in_half_precision_vectors_are_nearly_the_same(fitted: TextEncoder, dtyp
     np.testing.assert_array_equal(TextEncoder.load(tmp_path / "half", dtype=dtype).transform(DOCUMENTS), found)
     on = make(model=half, training=TRAINING.replace(max_steps=1)).fit(DOCUMENTS)
     assert {weight.dtype for weight in on.model_.parameters()} == {torch.float32}
+
+
+def test_positions_that_pre_training_never_saw(fitted: TextEncoder, tmp_path: Path) -> None:
+    known = fitted.trained_positions
+    assert known == 30  # whole sentences, as many as fit
+    short, long = DOCUMENTS[0], f"{DOCUMENTS[0]} Then the dog came."
+    message = rf"^1 of 2 rows have up to \d\d pieces, and the encoder was pre-trained on rows of at most {known}: "
+    again = TextEncoder.load(fitted.save(tmp_path / "own"))
+    for model in (fitted, again):
+        with pytest.warns(UntrainedPositionsWarning, match=message):
+            model.transform([short, long])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.transform([short])
+    quick = TRAINING.replace(max_steps=1)
+    rows = [short, long] * 8, [0, 1] * 8
+    with pytest.warns(UntrainedPositionsWarning, match=r"^8 of 16 rows have up to"):
+        TextClassifier(encoder=again, training=quick).fit(*rows, validation=rows)
+    # what goes on in shorter rows keeps what it knew, and longer ones teach the rest
+    for masking, now in (
+        (MaskingConfig(context=16), known),
+        (MaskingConfig(context=48, next_sentence=False), 44),
+    ):
+        on = make(model=again, masking=masking, training=quick).fit([" ".join(DOCUMENTS)])
+        assert on.trained_positions == now
+    # where nothing says how far, all are taken for trained
+    (tmp_path / "own" / "transfuse.json").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other = TextEncoder.load(tmp_path / "own")
+        other.transform([short, long])
+    assert other.trained_positions == TINY.max_positions
 
 
 def test_there_is_no_other_precision(fitted: TextEncoder, tmp_path: Path) -> None:
@@ -199,7 +234,10 @@ def test_what_cannot_be_encoded(fitted: TextEncoder, tmp_path: Path) -> None:
         make(validation_fraction=0.01).fit(DOCUMENTS[:8])
     with pytest.raises(DataError, match=r"X\[1\]"):
         fitted.transform(["cat", None])  # type: ignore[list-item]
-    with pytest.warns(TruncatedWarning, match="1 of 2 texts have more than 48 pieces"):
+    with (
+        pytest.warns(UntrainedPositionsWarning),
+        pytest.warns(TruncatedWarning, match="1 of 2 texts have more than"),
+    ):
         assert fitted.transform(["cat", "dog " * 99]).shape == (2, 32)
     with pytest.raises(DataError, match=r"no \[MASK\]"):
         fitted.fill_mask("cat")

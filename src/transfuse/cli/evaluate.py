@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from transfuse.cli.options import (
     Beams,
     Data,
     Device,
+    Dtype,
     FilesOption,
     MismatchedAnswers,
     ModelDir,
@@ -68,6 +70,7 @@ def evaluate(
     files: FilesOption = None,
     as_json: AsJson = False,
     device: Device = None,
+    dtype: Dtype = "float32",
 ) -> None:
     """Score the model, with signatures, on data like that it was trained on: pairs, text, tagged words, questions."""
     kind = kind_of(directory)
@@ -90,13 +93,14 @@ def evaluate(
     idle = [name for name, value in given.items() if value and kind in USED and name not in USED[kind]]
     if idle:
         raise ConfigError(f"{', '.join(idle)}: not for a {kind}")
+    load = partial(load_model, directory, device, dtype)
     scores: list[Any]
     if kind == "LanguageModel":
         from transfuse import Corpus
 
-        scores, about = load_model(directory, device).evaluate(Corpus(data, key=key)), {}
+        scores, about = load().evaluate(Corpus(data, key=key)), {}
     elif kind in ("TextClassifier", "TextRegressor"):
-        model = load_model(directory, device)
+        model = load()
         _check_several(model, several)
         X, labels = read_labelled(
             data,
@@ -113,17 +117,17 @@ def evaluate(
             raise ConfigError(f"--target: {directory} is scored against a column of the table, which has to be named")
         table = one_file(data)
         frame, labels = read_rows(table, target, skip_bad_rows)
-        model = load_model(directory, device).set_params(files=files or table.parent)
+        model = load().set_params(files=files or table.parent)
         scores, about = model.evaluate(frame, labels), {"rows": len(frame)}
     elif kind == "TokenTagger":
         tagged = read_tags(data, token_column, tag_column)
-        scores, about = load_model(directory, device).evaluate(tagged.X, tagged.y), {"rows": len(tagged)}
+        scores, about = load().evaluate(tagged.X, tagged.y), {"rows": len(tagged)}
     elif kind == "QuestionAnswerer":
         questions = read_questions(one_file(data), mismatched)
-        scores, about = load_model(directory, device).evaluate(questions.X, questions.y), {"rows": len(questions)}
+        scores, about = load().evaluate(questions.X, questions.y), {"rows": len(questions)}
     else:
         pairs = read_pairs(data, source, target, skip_bad_rows)
-        model = load_model(directory, device)
+        model = load()
         model.set_params(search=search_of(model, beams))
         scores, about = model.evaluate(pairs.sources, pairs.targets, metric or model.metric), {"rows": len(pairs)}
     if as_json:

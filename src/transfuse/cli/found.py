@@ -24,7 +24,13 @@ Line = tuple[str, dict[str, Any]]
 
 
 def print_found(
-    directory: Path, data: str, source: str | None, second: str | None, as_json: bool, device: str | None
+    directory: Path,
+    data: str,
+    source: str | None,
+    second: str | None,
+    as_json: bool,
+    device: str | None,
+    dtype: str,
 ) -> None:
     """What the model says of each row of `data`, one a line."""
     ids: list[str] = []
@@ -35,7 +41,7 @@ def print_found(
     else:
         in_windows = kind_of(directory) in ("TokenTagger", "QuestionAnswerer")
         rows = read_rows(data, source, second, in_windows)
-    model = load_model(directory, device)
+    model = load_model(directory, device, dtype)
     for number, (row, (text, record)) in enumerate(zip(rows, _lines(model, rows), strict=True)):
         given = {"source": row} if isinstance(row, str) else {"source": row[0], "second": row[1]}
         if ids:
@@ -43,12 +49,12 @@ def print_found(
         typer.echo(json.dumps({**given, **record}, ensure_ascii=False) if as_json else text)
 
 
-def print_rows(directory: Path, table: Path, files: Path | None, as_json: bool, device: str | None) -> None:
+def print_rows(directory: Path, table: Path, files: Path | None, as_json: bool, device: str | None, dtype: str) -> None:
     """What a multimodal model says of each row of a table."""
     from transfuse import read_table
 
     frame = read_table(table)
-    model = load_model(directory, device).set_params(files=files or table.parent)
+    model = load_model(directory, device, dtype).set_params(files=files or table.parent)
     if not hasattr(model, "predict_proba"):
         for row, one in enumerate(model.predict(frame).tolist(), start=1):
             typer.echo(json.dumps({"row": row, "output": one}) if as_json else str(one))

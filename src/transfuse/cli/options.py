@@ -57,6 +57,9 @@ Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest ch
 Beams = Annotated[int | None, typer.Option(min=1, help="Beams of the search; 1 is greedy. Default: as trained with.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: the best there is.")]
+Dtype = Annotated[
+    str, typer.Option(help="float32, bfloat16 or float16: what it computes in. Half the bytes, fewer digits.")
+]
 Start = Annotated[
     str | None, typer.Option("--from", help="BERT to start from: a directory or hub id. Default: from nothing.")
 ]

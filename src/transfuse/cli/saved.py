@@ -22,11 +22,11 @@ def kind_of(directory: Path) -> str:
         return ""
 
 
-def load_model(directory: Path, device: str | None) -> Any:
-    """The estimator in a directory."""
+def load_model(directory: Path, device: str | None, dtype: str = "float32") -> Any:
+    """The estimator in a directory, computing in `dtype`."""
     from transfuse import load
 
-    return load(directory, device=device)
+    return load(directory, device=device, dtype=dtype)
 
 
 def search_of(

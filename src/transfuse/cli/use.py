@@ -15,6 +15,7 @@ from transfuse.cli.options import (
     AsJson,
     Beams,
     Device,
+    Dtype,
     FilesOption,
     ModelDir,
     SearchSettings,
@@ -40,6 +41,7 @@ def predict(
     files: FilesOption = None,
     as_json: AsJson = False,
     device: Device = None,
+    dtype: Dtype = "float32",
 ) -> None:
     """Print the model's output for each text, one a line (tabs and line ends in it become spaces): a text, a class, a
     number, a vector, entities or tags, or an answer.
@@ -47,20 +49,20 @@ def predict(
     A language model takes all of standard input for one prompt, and prints its continuation as it is written.
     """
     if data == "-" and not as_json and kind_of(directory) == "LanguageModel":
-        _stream(directory, beams, n_best, settings, device)
+        _stream(directory, beams, n_best, settings, device, dtype)
         return
     if kind_of(directory) not in ("Seq2Seq", "LanguageModel", ""):
         if beams or n_best or settings:
             raise ConfigError("--beams, --n-best and --set are for models that write text")
         if kind_of(directory).startswith("Multimodal"):
-            print_rows(directory, Path(data), files, as_json, device)
+            print_rows(directory, Path(data), files, as_json, device, dtype)
             return
-        print_found(directory, data, source, second, as_json, device)
+        print_found(directory, data, source, second, as_json, device, dtype)
         return
     if second is not None:
         raise ConfigError("--second is for models of two texts")
     texts = read_sources(data, source)
-    model = load_model(directory, device)
+    model = load_model(directory, device, dtype)
     search = search_of(model, beams, n_best, settings)
     for text, candidates in zip(texts, model.predict_n_best(texts, search), strict=True):
         if as_json:
@@ -97,11 +99,16 @@ def inspect(
 
 
 def _stream(
-    directory: Path, beams: int | None, n_best: int | None, settings: list[str] | None, device: str | None
+    directory: Path,
+    beams: int | None,
+    n_best: int | None,
+    settings: list[str] | None,
+    device: str | None,
+    dtype: str,
 ) -> None:
     """Print the continuation of the prompt on standard input as it is written."""
     prompt = _prompt()
-    model = cast("LanguageModel", load_model(directory, device))
+    model = cast("LanguageModel", load_model(directory, device, dtype))
     for piece in model.stream(prompt, search_of(model, beams, n_best, settings)):
         typer.echo(piece, nl=False)
     typer.echo()

@@ -116,6 +116,11 @@ class MaskedDataset:
         return len(self._stretches)
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest row of the first epoch."""
+        return max(len(self._sequence(0, row)[0]) for row in range(len(self)))
+
+    @property
     def _room(self) -> int:
         """Tokens of a stretch: [CLS] and a [SEP] behind each stretch take the rest."""
         return (self.config.context - 3) // 2 if self.config.next_sentence else self.config.context - 2

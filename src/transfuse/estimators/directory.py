@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-from transfuse.errors import ModelDirectoryError
+from transfuse.errors import ConfigError, ModelDirectoryError
 from transfuse.estimators.about import ESTIMATOR, read_about
 from transfuse.estimators.language_model import LanguageModel
+from transfuse.estimators.multimodal import MultimodalEstimator
 from transfuse.estimators.multimodal_classifier import MultimodalClassifier
 from transfuse.estimators.multimodal_regressor import MultimodalRegressor
 from transfuse.estimators.question_answerer import QuestionAnswerer
@@ -57,9 +58,15 @@ def kind_of(folder: str | Path) -> str:
     return name
 
 
-def load(folder: str | Path, *, device: str | None = None) -> Estimator:
+def load(folder: str | Path, *, device: str | None = None, dtype: str = "float32") -> Estimator:
     """The estimator saved in `folder`; a bare directory or hub id of `transformers` opens as what its config.json says.
 
-    Raises ModelDirectoryError naming file and rule.
+    `dtype` ("float32", "bfloat16" or "float16") is what it computes in; multimodal models know float32 alone.
+    Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there or another dtype.
     """
-    return _ESTIMATORS[kind_of(folder)].load(folder, device=device)
+    kind = _ESTIMATORS[kind_of(folder)]
+    if not issubclass(kind, MultimodalEstimator):
+        return kind.load(folder, device=device, dtype=dtype)
+    if dtype != "float32":
+        raise ConfigError(f"dtype={dtype!r}: a {kind.__name__} computes in float32")
+    return kind.load(folder, device=device)

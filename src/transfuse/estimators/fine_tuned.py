@@ -20,17 +20,24 @@ from transfuse.data.wordpiece import WordPiece, WordPieceConfig
 from transfuse.errors import ConfigError, DataError, ModelDirectoryError
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about
 from transfuse.estimators.model_card import model_card
-from transfuse.estimators.text_encoder import MODEL, TOKENS, TextEncoder, begun_from, bert_tokenizer_values
+from transfuse.estimators.text_encoder import (
+    MODEL,
+    TOKENS,
+    TextEncoder,
+    begun_from,
+    bert_tokenizer_values,
+    opened,
+    warn_of_untrained,
+)
 from transfuse.estimators.trained import TrainedEstimator
 from transfuse.metrics.text_scores import Score
 from transfuse.models.bert import BertConfig, BertModel, Head
 from transfuse.nn.embeddings import only
 from transfuse.nn.linear import packed
-from transfuse.pretrained.directory import CONFIG, load_model, read_json, save_model
-from transfuse.pretrained.hub import local_directory
+from transfuse.pretrained.directory import CONFIG, read_json, save_model
 from transfuse.training.config import TrainingConfig
 from transfuse.training.loop import Loss, mean_loss
-from transfuse.training.run import pick_device, pick_dtype
+from transfuse.training.run import pick_device
 
 T = TypeVar("T")
 
@@ -104,21 +111,32 @@ class FineTuned(TrainedEstimator):
             params["training"] = self.default_training
         return super().set_params(**params)
 
-    def _begin(self, texts: Iterable[str], n_labels: int, seed: int) -> None:
-        """The tokenizer, and a model whose head is new."""
+    def _begin(self, texts: Iterable[str], n_labels: int, seed: int) -> int:
+        """Take the tokenizer, and a model whose head is new; the positions that pre-training saw, all without one."""
         device = pick_device(self.device)
         if self.encoder is None:
             self.tokenizer_ = WordPiece.train(texts, self.model.vocab_size, self.tokenizer)
             config = self.model.replace(vocab_size=len(self.tokenizer_), head=self.HEAD, n_labels=n_labels, pad_id=0)
             self.model_ = BertModel(config).initialise(seed).to(device)
-            return
-        model, self.tokenizer_ = begun_from(self.encoder, seed, head=self.HEAD, n_labels=n_labels)
-        self.model_ = model.to(device)
+            return config.max_positions
+        start = opened(self.encoder)
+        self.tokenizer_ = start.tokenizer_
+        self.model_ = begun_from(start, seed, head=self.HEAD, n_labels=n_labels).to(device)
+        return start.trained_positions
 
     def _fine_tune(
-        self, data: LabelledDataset, held: LabelledDataset, loss: Loss, seed: int, resume: bool, **identity: Any
+        self,
+        data: LabelledDataset,
+        held: LabelledDataset,
+        loss: Loss,
+        seed: int,
+        resume: bool,
+        positions: int,
+        **identity: Any,
     ) -> None:
-        """Train on `data`, judged by the loss on `held`: all weights but the vectors of pieces that are in neither."""
+        """Train on `data`, judged by the loss on `held`: all weights but the vectors of pieces that are in neither. An
+        UntrainedPositionsWarning where `data` reaches past `positions`."""
+        warn_of_untrained(data.pieces, positions)
         config = self.training or self.default_training
         identity |= {
             "model": self.model_.config.to_dict(),
@@ -218,10 +236,7 @@ class FineTuned(TrainedEstimator):
         float32 weights whatever it is.
         Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there or another dtype.
         """
-        pick_device(device)  # the caller's settings, so not errors of the directory
-        computed_in = pick_dtype(dtype)
-        folder = local_directory(folder)
-        model = load_model(folder, computed_in)
+        folder, model = cls._model_in(folder, device, dtype)
         if not isinstance(model, BertModel) or model.config.head != cls.HEAD:
             raise ModelDirectoryError(f"{folder}: not a BERT with a head for {cls.HEAD}s")
         defaults: dict[str, Any] = {name: {} for name in cls.SETTINGS}

@@ -27,12 +27,11 @@ from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate, stream
 from transfuse.metrics.text_scores import Score
 from transfuse.models.decoder import DecoderConfig, DecoderModel
-from transfuse.pretrained.directory import GENERATION, Origin, load_model, read_json, read_origin, save_model
-from transfuse.pretrained.hub import local_directory
+from transfuse.pretrained.directory import GENERATION, Origin, read_json, read_origin, save_model
 from transfuse.training.config import TrainingConfig
 from transfuse.training.language import language_loss
 from transfuse.training.loop import mean_loss
-from transfuse.training.run import pick_device, pick_dtype
+from transfuse.training.run import pick_device
 
 MODEL = DecoderConfig()
 TRAINING = TrainingConfig(
@@ -256,10 +255,7 @@ class LanguageModel(TrainedEstimator):
         `dtype` ("float32", "bfloat16" or "float16") is what it computes in; `save` writes the dtype it was stored in.
         Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there or another dtype.
         """
-        pick_device(device)  # the caller's settings, so not errors of the directory
-        computed_in = pick_dtype(dtype)
-        folder = local_directory(folder)
-        model = load_model(folder, computed_in)
+        folder, model = cls._model_in(folder, device, dtype)
         if not isinstance(model, DecoderModel):
             raise ModelDirectoryError(f"{folder}: a {type(model).__name__}, expected a language model")
         tokenizer = Tokenizer.load(folder / TOKENIZER)

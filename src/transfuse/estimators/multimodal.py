@@ -36,8 +36,7 @@ from transfuse.metrics.text_scores import Score
 from transfuse.models.fusion import PARALLEL, FusionConfig, FusionModel, MultimodalConfig
 from transfuse.models.towers import TowersConfig
 from transfuse.nn.linear import packed
-from transfuse.pretrained.directory import load_model, save_model
-from transfuse.pretrained.hub import local_directory
+from transfuse.pretrained.directory import save_model
 from transfuse.training.config import TrainingConfig
 from transfuse.training.loop import mean_loss
 from transfuse.training.multimodal import MultimodalLoss
@@ -456,9 +455,7 @@ class MultimodalEstimator(TrainedEstimator):
 
         Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
         """
-        pick_device(device)  # the caller's setting, so not an error of the directory
-        folder = local_directory(folder)
-        model = load_model(folder)
+        folder, model = cls._model_in(folder, device)
         if not isinstance(model, FusionModel) or model.config.fusion.outputs != cls.KIND:
             raise ModelDirectoryError(f"{folder}: not a multimodal model of {cls.KIND}s")
         own: dict[str, Any] = {"form": {}, "kinds": {}, "unreadable": "refuse", "columns": []}

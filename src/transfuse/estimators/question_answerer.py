@@ -175,7 +175,7 @@ class QuestionAnswerer(FineTuned):
                 held_answers = as_answers(validation[1], held_rows, "validation[1]")
                 held = _Questions.some(held_rows, held_answers, "validation[1]", range(len(held_rows)))
             self.unanswerable_ = not all(learned.answers)
-            self._begin((text for row in learned.rows for text in row), 2, seed)
+            positions = self._begin((text for row in learned.rows for text in row), 2, seed)
             if self.answering.window > self.model_.config.max_positions:
                 raise ConfigError(
                     f"answering.window={self.answering.window} must be at most "
@@ -183,7 +183,7 @@ class QuestionAnswerer(FineTuned):
                 )
             check_pairs(self.model_.config)
             data, judged = self._dataset(learned), self._dataset(held)
-            self._fine_tune(data, judged, answering_loss, seed, resume, answering=self.answering.to_dict())
+            self._fine_tune(data, judged, answering_loss, seed, resume, positions, answering=self.answering.to_dict())
             self._judge(held.rows, held.answers)
         return self
 

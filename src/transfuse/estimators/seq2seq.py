@@ -29,8 +29,7 @@ from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate
 from transfuse.metrics.text_scores import Score, check_metrics, score_texts
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
-from transfuse.pretrained.directory import load_model, save_model
-from transfuse.pretrained.hub import local_directory
+from transfuse.pretrained.directory import save_model
 from transfuse.training.config import TrainingConfig
 from transfuse.training.loop import mean_loss
 from transfuse.training.run import pick_device
@@ -195,14 +194,13 @@ class Seq2Seq(TrainedEstimator):
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | None = None) -> Self:
+    def load(cls, folder: str | Path, *, device: str | None = None, dtype: str = "float32") -> Self:
         """The estimator saved in `folder`, or one around a `transformers` directory that has a tokenizer.json.
 
-        Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there.
+        `dtype` ("float32", "bfloat16" or "float16") is what it computes in, and what `save` writes.
+        Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there or another dtype.
         """
-        pick_device(device)  # the caller's setting, so not an error of the directory
-        folder = local_directory(folder)
-        model = load_model(folder)
+        folder, model = cls._model_in(folder, device, dtype)
         if not isinstance(model, Seq2SeqModel):
             raise ModelDirectoryError(f"{folder}: a {type(model).__name__}, expected an encoder–decoder")
         tokenizer = Tokenizer.load(folder / TOKENIZER)

@@ -61,13 +61,13 @@ class SequenceHead(FineTuned):
             raise ConfigError(
                 f"label_smoothing={smoothing} is for one class a text; it must be 0 for several or numbers"
             )
-        self._begin([side[row] for side in (texts, seconds or []) for row in kept if side], n_labels, seed)
+        positions = self._begin([side[row] for side in (texts, seconds or []) for row in kept if side], n_labels, seed)
         if seconds is not None:
             check_pairs(self.model_.config)
         pieces = cut(self.tokenizer_.encode(texts, seconds), self.model_.config.max_positions, self.tokenizer_)
         data, held = (LabelledDataset([pieces[row] for row in rows], targets[rows]) for rows in (kept, aside))
         weights = None if loss.weights is None else list(loss.weights)
-        self._fine_tune(data, held, loss, seed, resume, kind=loss.kind, class_weights=weights)
+        self._fine_tune(data, held, loss, seed, resume, positions, kind=loss.kind, class_weights=weights)
         judged = [(texts[row], seconds[row]) for row in aside] if seconds else [texts[row] for row in aside]
         self._judge(judged, self._as_given(targets[aside]))
 

@@ -21,17 +21,16 @@ from transfuse.data.masking import MaskedDataset, MaskingConfig, sentences
 from transfuse.data.pairs import as_texts
 from transfuse.data.sequences import PackedSequences, by_length, pack
 from transfuse.data.wordpiece import MASK, Pieces, WordPiece, WordPieceConfig
-from transfuse.errors import ConfigError, DataError, ModelDirectoryError, TruncatedWarning
+from transfuse.errors import ConfigError, DataError, ModelDirectoryError, TruncatedWarning, UntrainedPositionsWarning
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about
 from transfuse.estimators.model_card import model_card
 from transfuse.estimators.trained import TrainedEstimator
 from transfuse.models.bert import BertConfig, BertModel, Head, check_pairs
 from transfuse.nn.linear import packed
-from transfuse.pretrained.directory import load_model, save_model
-from transfuse.pretrained.hub import local_directory
+from transfuse.pretrained.directory import save_model
 from transfuse.training.config import TrainingConfig
 from transfuse.training.pretraining import pretraining_loss, pretraining_scores, token_vectors
-from transfuse.training.run import Score, pick_device, pick_dtype
+from transfuse.training.run import Score, pick_device
 
 MODEL = BertConfig()
 MASKING = MaskingConfig()
@@ -130,14 +129,17 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         documents = [sentences("".join(pieces)) for pieces in as_corpus(X)]
         learned, judged = held_out_tail(documents, self.validation_fraction)
         head: Head = "pretraining" if self.masking.next_sentence else "words"
+        positions = 0
         if isinstance(self.model, BertConfig):
             self.tokenizer_ = WordPiece.train(
                 (text for parts in learned for text in parts), self.model.vocab_size, self.tokenizer
             )
             model = BertModel(self.model.replace(vocab_size=len(self.tokenizer_), head=head, pad_id=0)).initialise(seed)
         else:
-            model, self.tokenizer_ = begun_from(self.model, seed, head=head)
+            start = opened(self.model)
+            model, self.tokenizer_ = begun_from(start, seed, head=head), start.tokenizer_
             self._check_masking(model.config)
+            positions = start.trained_positions
         self.model_ = model.to(pick_device(self.device))
         data = MaskedDataset(learned, self.tokenizer_, self.masking, seed=seed)
         held = MaskedDataset(judged, self.tokenizer_, self.masking, seed=seed, name="the held-out share")
@@ -156,6 +158,13 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         self.results_ = self._train(folder, data, pretraining_loss, score, seed=seed, identity=identity, resume=resume)
         found = pretraining_scores(self.model_, held, self.training)
         self.results_ |= {"held_out_loss": found.word_loss, "held_out_rows": len(held), "held_out": asdict(found)}
+        self.results_["positions"] = max(positions, data.longest)
+
+    @property
+    def trained_positions(self) -> int:
+        """Tokens of the longest row of pre-training, as far as the directory it comes from says; else all positions."""
+        found: int = self.results_.get("positions", self.model_.config.max_positions)
+        return found
 
     def transform(self, X: Iterable[str]) -> np.ndarray:
         """One vector a text, (texts, d_model), float32."""
@@ -211,10 +220,13 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         ]
 
     def encode(self, X: Iterable[str]) -> list[Pieces]:
-        """Pieces of each text, cut to the model's positions with a TruncatedWarning."""
+        """Pieces of each text, cut to the model's positions with a TruncatedWarning; an UntrainedPositionsWarning where
+        they reach past `trained_positions`."""
         check_is_fitted(self, "model_")
         found = self.tokenizer_.encode(as_texts(X, "X"))
-        return cut(found, self.model_.config.max_positions, self.tokenizer_)
+        pieces = cut(found, self.model_.config.max_positions, self.tokenizer_)
+        warn_of_untrained(pieces, self.trained_positions)
+        return pieces
 
     def save(self, folder: str | Path) -> Path:
         """Write a Hugging Face style directory, which `transformers` opens."""
@@ -238,10 +250,7 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         float32 weights whatever it is.
         Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there or another dtype.
         """
-        pick_device(device)  # the caller's settings, so not errors of the directory
-        computed_in = pick_dtype(dtype)
-        folder = local_directory(folder)
-        model = load_model(folder, computed_in)
+        folder, model = cls._model_in(folder, device, dtype)
         if not isinstance(model, BertModel):
             raise ModelDirectoryError(f"{folder}: a {type(model).__name__}, expected a BERT")
         tokenizer = WordPiece.load(folder / TOKENIZER)
@@ -296,13 +305,15 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         return pooled_BD
 
 
-def begun_from(
-    encoder: str | Path | TextEncoder, seed: int, *, head: Head, n_labels: int = 2
-) -> tuple[BertModel, WordPiece]:
-    """A model with the weights of a fitted encoder, a directory or a hub id, what its own head lacks drawn from `seed`,
-    and the tokenizer that belongs to it."""
-    source = encoder if isinstance(encoder, TextEncoder) else TextEncoder.load(encoder)
-    check_is_fitted(source, "model_")
+def opened(encoder: str | Path | TextEncoder) -> TextEncoder:
+    """A fitted encoder, or the one in a directory or hub id."""
+    found = encoder if isinstance(encoder, TextEncoder) else TextEncoder.load(encoder)
+    check_is_fitted(found, "model_")
+    return found
+
+
+def begun_from(source: TextEncoder, seed: int, *, head: Head, n_labels: int = 2) -> BertModel:
+    """A model with the weights of a fitted encoder, what its own head lacks drawn from `seed`."""
     config = source.model_.config.replace(head=head, n_labels=n_labels, pooler=None)
     model = BertModel(config).initialise(seed)
     known = dict(source.model_.named_parameters())
@@ -311,7 +322,7 @@ def begun_from(
         for name, weight in model.named_parameters():
             if name in known and not (own_labels and name.startswith("labels")):
                 weight.copy_(known[name])
-    return model, source.tokenizer_
+    return model
 
 
 def bert_tokenizer_values(max_positions: int) -> dict[str, Any]:
@@ -337,6 +348,18 @@ def cut(pieces: list[Pieces], longest: int, tokenizer: WordPiece) -> list[Pieces
     for row in long:
         pieces[row] = tokenizer.join(*_shortened(pieces[row], longest))
     return pieces
+
+
+def warn_of_untrained(pieces: Sequence[Pieces], positions: int) -> None:
+    """Say how many rows reach past `positions`, those that pre-training saw."""
+    long = [len(one) for one in pieces if len(one) > positions]
+    if long:
+        warnings.warn(
+            f"{len(long)} of {len(pieces)} rows have up to {max(long)} pieces, and the encoder was pre-trained on rows "
+            f"of at most {positions}: expect little of what stands behind those (masking.context sets it)",
+            UntrainedPositionsWarning,
+            stacklevel=4,
+        )
 
 
 def _shortened(one: Pieces, longest: int) -> list[Pieces]:

@@ -186,10 +186,10 @@ class TokenTagger(FineTuned):
             for row, own in enumerate(held_tags):
                 if unknown := sorted(set(own) - set(names)):
                     raise DataError(f"validation[1][{row}] has {unknown[0]!r}, which is not among the tags of y")
-            self._begin((word for row in kept for word in words.rows[row]), len(names), seed)
+            positions = self._begin((word for row in kept for word in words.rows[row]), len(names), seed)
             data = self._dataset([words.rows[row] for row in kept], [tags[row] for row in kept])
             judged = self._dataset([held.rows[row] for row in aside], [held_tags[row] for row in aside])
-            self._fine_tune(data, judged, tagging_loss, seed, resume, tags=names)
+            self._fine_tune(data, judged, tagging_loss, seed, resume, positions, tags=names)
             self._judge([held.rows[row] for row in aside], [held_tags[row] for row in aside])
         return self
 

@@ -30,12 +30,14 @@ from transfuse.errors import (
 from transfuse.estimators.about import ESTIMATOR, TOKENIZER
 from transfuse.estimators.configured import ConfiguredEstimator
 from transfuse.generation.config import SearchConfig
+from transfuse.pretrained.directory import load_model
+from transfuse.pretrained.hub import local_directory
 from transfuse.training.checkpoint import Checkpoints
 from transfuse.training.config import TrainingConfig
 from transfuse.training.lock import exclusive
 from transfuse.training.loop import Dataset, Loss
 from transfuse.training.progress import with_progress
-from transfuse.training.run import CHECKPOINTS, Run, Score, pick_device
+from transfuse.training.run import CHECKPOINTS, Run, Score, pick_device, pick_dtype
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,17 @@ class TrainedEstimator(ConfiguredEstimator):
         for _ in with_progress(run) if self.verbose else run.steps():
             pass
         return run.finish()
+
+    @staticmethod
+    def _model_in(folder: str | Path, device: str | None, dtype: str = "float32") -> tuple[Path, Any]:
+        """Where a directory or hub id lies, and its model in `dtype`, still on the CPU.
+
+        Raises ModelDirectoryError naming file and rule, ConfigError for a device that is not there or another dtype.
+        """
+        pick_device(device)  # the caller's settings, so not errors of the directory
+        computed_in = pick_dtype(dtype)
+        folder = local_directory(folder)
+        return folder, load_model(folder, computed_in)
 
     @classmethod
     def _opened(cls, folder: Path, model: Any, tokenizer: Any, about: dict[str, Any], **own: Any) -> Self:
