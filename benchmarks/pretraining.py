@@ -1,12 +1,14 @@
 """Pre-training on WikiText-2, and what it is worth for SST-2: the same encoder fine-tuned and trained from nothing.
 
     python benchmarks/pretraining.py TEXT SST2 OUT [--steps N] [--seeds N] [--sides …] [--width N] [--precision …]
-                                     [--own N] [--labels N …]
+                                     [--own N] [--reviews DATA] [--words-only] [--rate R] [--labels N …]
 
 TEXT is WikiText-2's train.txt.xz, SST2 a folder with {train,dev,test}.tsv. A BERT of 4 layers × 256 (or --width)
 learns hidden words and next sentences of the articles (OUT/run, taken up where it stopped; OUT/encoder is the result),
 whose held-out losses and accuracies are printed as they went and drawn to OUT/pretraining.png; with --own it also reads
-SST-2's training sentences, N times over, without their labels. Then SST-2's training sentences, all or as many labelled
+SST-2's training sentences, N times over, without their labels, and with --reviews what customers wrote of hotels, food,
+films, books and clothes (DATA/qa/subjqa_*.json.gz and DATA/multimodal/clothing_reviews.csv.gz). --words-only leaves out
+next sentences. Then SST-2's training sentences, all or as many labelled
 ones as --labels says: from that encoder and from nothing with the same sizes, each side at the learning rate whose dev
 accuracy with seed 0 is best; test accuracy of every seed, and the gain. Exits 1 where there is none.
 """
@@ -23,7 +25,16 @@ from typing import Any
 
 import numpy as np
 
-from transfuse import BertConfig, MaskingConfig, TextClassifier, TextEncoder, TrainingConfig, read_columns
+from transfuse import (
+    BertConfig,
+    MaskingConfig,
+    TextClassifier,
+    TextEncoder,
+    TrainingConfig,
+    read_columns,
+    read_questions,
+    read_table,
+)
 from transfuse.training.metrics_log import read_metrics
 
 MODEL = BertConfig(vocab_size=8000, d_model=256, n_layers=4, n_heads=4, max_positions=128)
@@ -41,6 +52,14 @@ ARTICLE = re.compile(r"\n(?= = [^=\n]+ = \n)")
 def articles_of(text: Path) -> list[str]:
     found = ARTICLE.split(lzma.decompress(text.read_bytes()).decode())
     return [article for article in found if article.strip()]
+
+
+def reviews_of(data: Path) -> list[str]:
+    """Distinct reviews, in the order of their files."""
+    files = (data / "qa" / f"subjqa_{part}.json.gz" for part in ("train", "dev", "test"))
+    contexts = [context for file in files for _, context in read_questions(file, mismatched="drop").X]
+    clothes = read_table(data / "multimodal" / "clothing_reviews.csv.gz")["Review Text"].dropna().tolist()
+    return list(dict.fromkeys([*contexts, *clothes]))
 
 
 def pretrained(
@@ -122,6 +141,9 @@ def main() -> int:
     parser.add_argument("--width", type=int, default=MODEL.d_model)
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--own", type=int, default=0)
+    parser.add_argument("--reviews", type=Path)
+    parser.add_argument("--words-only", action="store_true")
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--labels", type=int, nargs="+", default=[0])
     asked = parser.parse_args()
     model = MODEL.replace(d_model=asked.width)
@@ -134,8 +156,20 @@ def main() -> int:
         own = parts["train"][0] * asked.own
         if asked.own:
             asked.out /= f"own-{asked.own}"
-        texts = [*own, *articles_of(asked.text)]
-        encoder = pretrained(texts, model, asked.out, steps=asked.steps, precision=asked.precision)
+        reviews = reviews_of(asked.reviews) if asked.reviews else []
+        texts = [*own, *reviews, *articles_of(asked.text)]
+        print(
+            f"{len(texts):,} texts, {sum(map(len, texts)):,} characters, {len(reviews):,} of them reviews", flush=True
+        )
+        encoder = pretrained(
+            texts,
+            model,
+            asked.out,
+            steps=asked.steps,
+            precision=asked.precision,
+            rate=asked.rate,
+            pairs=not asked.words_only,
+        )
         with_dropout_of(encoder, model)
         print(f"{sum(weight.numel() for weight in encoder.model_.parameters()):,} parameters")
         show(read_metrics(asked.out / "run" / "metrics.jsonl"), asked.out / "pretraining.png")
