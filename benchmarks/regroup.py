@@ -103,12 +103,13 @@ def main() -> int:
     parser.add_argument("--cross-entropy", type=float, default=0.0)
     parser.add_argument("--control", action="store_true")
     parser.add_argument("--quality", action="store_true", help="translate the test set for every row")
+    parser.add_argument("--beams", type=int, default=1)
     parser.add_argument("--lower", action="store_true")
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
     teacher = load(asked.model)
     if not isinstance(teacher, LanguageModel):
-        teacher.set_params(search=SearchConfig(beams=1))
+        teacher.set_params(search=SearchConfig(beams=asked.beams))
     train, test = (columns(teacher, files, asked.lower) for files in (asked.train, asked.test))
     n_heads = teacher.model_.decoder.blocks[0].attention.n_heads
     budgets = [*asked.budgets, *(round(alpha * teacher.results_["tokens"]) for alpha in asked.alpha)]
