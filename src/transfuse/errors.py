@@ -83,6 +83,10 @@ class TruncatedWarning(UserWarning):
     """Input was longer than the model's limit and was cut."""
 
 
+class UnknownWordsWarning(UserWarning):
+    """Much of the input is words that the vocabulary has no pieces for."""
+
+
 class UntrainedPositionsWarning(UserWarning):
     """Input reaches past the positions that pre-training ever saw."""
 

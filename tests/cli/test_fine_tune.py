@@ -46,6 +46,11 @@ def test_pairs_and_numbers(home: Path) -> None:
     words = ["fit", "classify", home / "pairs.jsonl", *columns, *SMALL]
     output, messages = done(*words, "--target", "same", "--out", home / "same")
     assert output == f"{home / 'same'}\n" and "24 rows in 2 classes" in messages
+    assert f"next: transfuse predict {home / 'same'} TABLE --source a --second b    transfuse evaluate" in messages
+    assert failure("evaluate", home / "same", home / "pairs.jsonl", "--source", "a", "--target", "same") == (
+        2,
+        "transfuse: X holds single texts, and the model learned from pairs of texts",
+    )
     output, _ = done("predict", home / "same", home / "pairs.csv", *columns, "--json")
     record = json.loads(output)
     assert record["source"] == 'a "cat",\nof mine' and record["second"] == "the cat"
@@ -146,6 +151,10 @@ def test_tags_that_are_no_entities(home: Path) -> None:
     done("fit", "tag", home / "kinds.jsonl", *SMALL, "--out", home / "kinds")
     output, _ = done("predict", home / "kinds", home / "texts.txt")
     assert [cell.split("/")[0] for cell in output.splitlines()[1].split("\t")] == ["Bob", "came"]
+    (home / "wordless.txt").write_text("\u200b\nBob left\n")
+    output, _ = done("predict", home / "kinds", home / "wordless.txt", "--json")
+    wordless, other = map(json.loads, output.splitlines())
+    assert wordless["tags"] == [] and other["tokens"] == ["Bob", "left"]
 
 
 def test_answers(home: Path) -> None:

@@ -94,7 +94,7 @@ def test_lengths_say_nothing_of_what_follows(vocabulary: WordPiece) -> None:
                 opening = int(np.flatnonzero(second == end)[0]) + 1 if end in second else len(second)
                 lengths.append([len(first), len(second), opening, first[-1] == end])
                 labels.append(label)
-                fits.append(len(first) + opening <= data._room)
+                fits.append(len(first) + opening <= data.room)
     assert len(labels) > 8000 and not any(fits)  # or the second would have stood in the first
     learned, judged = np.split(np.array(lengths), 2), np.split(np.array(labels), 2)
     guesses = HistGradientBoostingClassifier(random_state=0).fit(learned[0], judged[0]).predict(learned[1])

@@ -16,6 +16,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 import transfuse
 from transfuse import AnsweringConfig, BertConfig, ConfigError, DataError, QuestionAnswerer, TrainingConfig
 from transfuse.data.labelled import LabelledDataset
+from transfuse.estimators import question_answerer
 from transfuse.estimators.question_answerer import _Questions
 
 TINY = BertConfig(
@@ -89,7 +90,8 @@ def test_no_answer_is_worth_least_of_all_windows(fitted: QuestionAnswerer, monke
 
     monkeypatch.setattr(fitted, "_found", found)
     context = "now lives " * 50
-    assert len(fitted._windows([(X[0][0], context)], str)) == len(worth)
+    ((question, text),) = fitted._encoded([(X[0][0], context)])
+    assert len(list(fitted._windows(0, question, text))) == len(worth)
     shares = {bool(one.text): one.score for one in fitted.predict_n_best([(X[0][0], context)], 1000)[0]}
     assert np.log(shares[False] / shares[True]) == pytest.approx(-3.0)
 
@@ -160,8 +162,10 @@ def test_characters_without_pieces_do_not_hide_an_answer(fitted: QuestionAnswere
     rows = [("What?", "the cafe\u0301 now"), ("What?", "the \u200eRome\u200f now")]
     answers = [[("cafe\u0301", 4)], [("\u200eRome\u200f", 4)]]
     data = fitted._dataset(_Questions(rows, answers, "y", [0, 1]))
-    for (first, last), pieces, answer in zip(data.targets, data.pieces, ("cafe", "Rome"), strict=True):
+    encoded = fitted.tokenizer_.encode(*zip(*rows, strict=True))
+    for (first, last), pieces, read, answer in zip(data.targets, encoded, data.pieces, ("cafe", "Rome"), strict=True):
         context = rows[0][1] if answer == "cafe" else rows[1][1]
+        assert list(read.ids) == list(pieces.ids) and list(read.segments) == list(pieces.segments)
         assert context[pieces.offsets[first][0] : pieces.offsets[last][1]].strip("\u200e\u200f\u0301") == answer
     long = [("now lives " * 59 + "now", 0)]
     with pytest.warns(UserWarning, match=r"1 answers are longer than any window shows .* is validation\[1\]\[7\]"):
@@ -213,3 +217,22 @@ def test_what_cannot_be_learned(fitted: QuestionAnswerer) -> None:
         make(answering=AnsweringConfig()).fit(X, Y)
     with pytest.raises(ConfigError, match="more than twice overlap=20"):
         AnsweringConfig(window=60, overlap=20, longest_question=20)
+
+
+def test_answers_may_be_arrays(fitted: QuestionAnswerer) -> None:
+    answers = [
+        {"text": np.array([text for text, _ in one], dtype=object), "answer_start": np.array([at for _, at in one])}
+        for one in Y
+    ]
+    assert fitted.evaluate(X, answers) == fitted.evaluate(X, Y)
+    assert fitted.evaluate(X, [[np.array(pair, dtype=object) for pair in one] for one in Y]) == fitted.evaluate(X, Y)
+
+
+def test_many_questions_are_encoded_some_at_a_time(fitted: QuestionAnswerer, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, together = fitted._dataset(_Questions(X, Y, "y", range(len(X)))), fitted.predict_n_best(X, 3)
+    monkeypatch.setattr(question_answerer, "ENCODED_ROWS", 5)
+    parts = fitted._dataset(_Questions(X, Y, "y", range(len(X))))
+    assert parts.fingerprint() == whole.fingerprint()
+    for one, other in zip(fitted.predict_n_best(X, 3), together, strict=True):
+        assert [found.text for found in one] == [found.text for found in other]
+        np.testing.assert_allclose([found.score for found in one], [found.score for found in other], rtol=1e-4)

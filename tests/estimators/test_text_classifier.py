@@ -28,6 +28,7 @@ from transfuse import (
     TextEncoder,
     TextRegressor,
     TrainingConfig,
+    TruncatedWarning,
 )
 from transfuse.estimators import fine_tuned
 from transfuse.estimators.fine_tuned import divided
@@ -384,3 +385,56 @@ def test_a_damaged_description_is_named(fitted: TextClassifier, tmp_path: Path) 
     path.write_text(json.dumps(json.loads(path.read_text()) | {"mean": [1.0, 2.0]}))
     with pytest.raises(ModelDirectoryError, match="2 means and 1 scales"):
         TextRegressor.load(tmp_path / "numbers")
+
+
+def test_columns_are_scored_by_their_names() -> None:
+    labels = pd.DataFrame({kind: [int(one == kind) for one in CLASSES] for kind in ("plant", "animal")})
+    model = make().fit(TEXTS, labels)
+    assert model.score(TEXTS, labels) == 1.0 == model.score(TEXTS, labels[["animal", "plant"]])
+    assert [one.value for one in model.evaluate(TEXTS, labels[["animal", "plant"]])] == [100.0, 100.0]
+    wrong = labels.copy()
+    wrong.iloc[0, 0] = 1 - wrong.iloc[0, 0]
+    weights = [3.0, *[1.0] * (len(TEXTS) - 1)]
+    assert model.score(TEXTS, wrong, sample_weight=weights) == pytest.approx(1 - 3 / (len(TEXTS) + 2))
+
+
+def test_pairs_and_single_texts_are_not_taken_for_each_other(fitted: TextClassifier, tmp_path: Path) -> None:
+    pairs = list(zip(TEXTS, reversed(TEXTS), strict=True))
+    quick = make(training=TRAINING.replace(max_steps=1)).fit(pairs, CLASSES)
+    for model in (quick, TextClassifier.load(quick.save(tmp_path / "pairs"))):
+        with pytest.raises(DataError, match=r"^X holds single texts, and the model learned from pairs of texts$"):
+            model.predict(TEXTS)
+    for single in (fitted, TextClassifier.load(fitted.save(tmp_path / "texts"))):
+        with pytest.raises(DataError, match=r"^X holds pairs of texts, and the model learned from single texts$"):
+            single.predict_proba(pairs)
+    assert 'predict([("a text", "another")])' in (tmp_path / "pairs" / "README.md").read_text()
+    about = json.loads((tmp_path / "pairs" / "transfuse.json").read_text())
+    (tmp_path / "pairs" / "transfuse.json").write_text(json.dumps({**about, "reads": "books"}))
+    with pytest.raises(ModelDirectoryError, match=r"transfuse.json: reads='books' must be texts or pairs$"):
+        TextClassifier.load(tmp_path / "pairs")
+    # where nothing says which, both are read
+    (tmp_path / "pairs" / "transfuse.json").write_text(json.dumps({**about, "reads": ""}))
+    assert TextClassifier.load(tmp_path / "pairs").predict(TEXTS[:2]).shape == (2,)
+
+
+def test_what_is_judged_is_checked_like_what_is_learned(fitted: TextClassifier) -> None:
+    with pytest.raises(DataError, match=r"^y\[1\] is missing$"):
+        fitted.evaluate(TEXTS[:2], ["animal", None])
+    with pytest.raises(DataError, match=r"^y has the shape \(1,\); one class for each of the 2 rows is needed$"):
+        fitted.score(TEXTS[:2], ["animal"])
+    numbers = TextRegressor(model=TINY, training=TRAINING.replace(max_steps=1)).fit(TEXTS, np.arange(len(TEXTS)))
+    with pytest.raises(DataError, match=r"^y has the shape \(1,\); \(2,\) is needed$"):
+        numbers.evaluate(TEXTS[:2], [1.0])
+    assert [one.name for one in numbers.evaluate(TEXTS[:1], [1.0])] == ["mean absolute error"]
+    large = [2**53, 2**53 + 1]
+    model = make(training=TRAINING.replace(max_steps=1)).fit(TEXTS, large * 18)
+    said = int(model.predict(TEXTS[:1])[0])
+    (other,) = {*large} - {said}
+    assert [model.score(TEXTS[:1], [one]) for one in (said, other)] == [1.0, 0.0]
+
+
+def test_a_validation_text_that_is_cut_is_named_as_such() -> None:
+    long = "see the cat " * 30
+    message = r"^validation\[0\]: 1 of 2 texts .* \(the first is row 1 with \d+\)$"
+    with pytest.warns(TruncatedWarning, match=r"^X: 1 of 2"), pytest.warns(TruncatedWarning, match=message):
+        make(training=TRAINING.replace(max_steps=1)).fit(TEXTS, CLASSES, validation=(["see", long], CLASSES[:2]))

@@ -24,6 +24,7 @@ from transfuse import (
     TextEncoder,
     TrainingConfig,
     TruncatedWarning,
+    UnknownWordsWarning,
     UntrainedPositionsWarning,
 )
 from transfuse.pretrained.directory import read_origin
@@ -123,7 +124,9 @@ def test_positions_that_pre_training_never_saw(fitted: TextEncoder, tmp_path: Pa
     quick = TRAINING.replace(max_steps=1)
     rows = [short, long] * 8, [0, 1] * 8
     with pytest.warns(UntrainedPositionsWarning, match=r"^8 of 16 rows have up to"):
-        TextClassifier(encoder=again, training=quick).fit(*rows, validation=rows)
+        classifier = TextClassifier(encoder=again, training=quick).fit(*rows, validation=rows)
+    longest = len(fitted.tokenizer_.encode([long])[0])
+    assert TextEncoder.load(classifier.save(tmp_path / "classes")).trained_positions == longest > known
     # what goes on in shorter rows keeps what it knew, and longer ones teach the rest
     for masking, now in (
         (MaskingConfig(context=16), known),
@@ -249,3 +252,50 @@ def test_what_cannot_be_encoded(fitted: TextEncoder, tmp_path: Path) -> None:
         make(masking=MaskingConfig(context=99)).fit(DOCUMENTS)
     with pytest.raises(ModelDirectoryError, match="no such directory"):
         TextEncoder.load(tmp_path / "nothing")
+
+
+def test_documents_of_one_stretch_have_no_next_sentences() -> None:
+    short = [text.split(". ")[0] for text in DOCUMENTS]
+    quick = TRAINING.replace(max_steps=2)
+    with pytest.warns(UserWarning, match=r"^no document has more than one stretch of 22 pieces, so none has"):
+        model = make(training=quick).fit(short)
+    assert model.results_["held_out"]["pair_loss"] is None and model.model_.config.head == "words"
+    same = make(training=quick, masking=MaskingConfig(context=48, next_sentence=False)).fit(short)
+    np.testing.assert_array_equal(model.transform(short), same.transform(short))
+    with pytest.raises(DataError, match=r"^no document .* to train the first token by; lower masking.context or use"):
+        make(training=quick, pooling="cls").fit(short)
+    with pytest.raises(ConfigError, match="trained without next-sentence prediction"):
+        transfuse.ablate_next_sentence(model, short)
+
+
+def test_words_that_the_vocabulary_lacks_are_told_of(fitted: TextEncoder) -> None:
+    letters = np.random.default_rng(0).choice(list("acgt"), (30, 120))
+    strands = ["".join(row) for row in letters]
+    message = r"^30 of 30 pieces, in 30 of 30 rows, are \[UNK\]: words of characters .* or of more than 100"
+    with pytest.warns(UnknownWordsWarning, match=message):
+        fitted.transform(strands)
+    with pytest.warns(UnknownWordsWarning):
+        TextClassifier(model=TINY, training=TRAINING.replace(max_steps=1)).fit(strands, [0, 1] * 15)
+    classifier = TextClassifier(encoder=fitted, training=TRAINING.replace(max_steps=1)).fit(DOCUMENTS, [0, 1] * 24)
+    with pytest.warns(UnknownWordsWarning):
+        classifier.predict(strands)
+
+
+def test_a_model_of_one_segment_is_an_encoder_too(tmp_path: Path) -> None:
+    one = TINY.replace(n_segments=1)
+    plain = MaskingConfig(context=48, next_sentence=False)
+    model = make(model=one, masking=plain, training=TRAINING.replace(max_steps=1)).fit(DOCUMENTS)
+    model.save(tmp_path)
+    (tmp_path / "transfuse.json").unlink()  # as of other origin
+    again = TextEncoder.load(tmp_path)
+    np.testing.assert_array_equal(again.transform(DOCUMENTS), model.transform(DOCUMENTS))
+    classifier = TextClassifier(encoder=tmp_path, training=TRAINING.replace(max_steps=1)).fit(DOCUMENTS, [0, 1] * 24)
+    assert TextEncoder.load(classifier.save(tmp_path / "classes")).transform(DOCUMENTS).shape == (48, 32)
+
+
+def test_the_card_says_what_was_measured(fitted: TextEncoder, tmp_path: Path) -> None:
+    card = (fitted.save(tmp_path) / "README.md").read_text()
+    held = fitted.results_["held_out"]
+    assert f"| hidden words guessed, % | {100 * held['word_accuracy']:.2f} | hidden:0.15 |" in card
+    assert f"| cross-entropy, nats a hidden word | {held['word_loss']:.4f} |" in card
+    assert "next sentences told, %" in card

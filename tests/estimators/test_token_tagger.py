@@ -240,3 +240,14 @@ def test_a_long_text_is_read_in_windows(fitted: TokenTagger) -> None:
     text = "Bob left Oslo today . " * 4000
     found = fitted.predict([text])[0]
     assert len(found) > 4000 and found[0][0] < 100 and len(text) - 100 < found[-1][1] <= len(text)
+
+
+def test_marks_may_be_objects_and_arrays() -> None:
+    objects = [[{"start": a, "end": b, "label": kind} for a, b, kind in row] for row in MARKS]
+    arrays = [[np.array(mark, dtype=object) for mark in row] for row in MARKS]
+    model = TokenTagger(model=TINY, training=TRAINING.replace(max_steps=2))
+    plain = model.divided(TEXTS, MARKS)
+    for given in (objects, arrays):
+        (texts, _), (held, _) = model.divided(TEXTS, given)
+        assert (texts, held) == (plain[0][0], plain[1][0])
+        model.fit(TEXTS, given)

@@ -153,4 +153,4 @@ def _as_learned(model: Any, labels: Any) -> Any:
     known = {str(one): one for one in model.classes_.tolist()}
     if model.kind_ == "labels":
         return with_labels(labels, [*known])
-    return [known.get(label, label) for label in labels]
+    return [known[label] for label in labels] if known.keys() >= set(labels) else labels

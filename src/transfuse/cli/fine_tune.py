@@ -45,6 +45,8 @@ HeldOutShare = Annotated[
     typer.Option("--validation-fraction", help="Share of the rows to hold out where --validation is not given."),
 ]
 
+ERROR = "mean absolute error"
+
 MEASURES = ("entity F1", "accuracy", "R²", "F1")
 """Scores that tell the best of several seeds, each model by the first it has; of several labels a text, by F1."""
 
@@ -99,8 +101,10 @@ def fit_classify(
 
     common = {"encoder": start, "validation_fraction": validation_fraction, "device": device}
     _fit(make, common, X, y, held, data=data, out=out, seeds=seeds, seed=seed, settings=settings, resume=resume)
-    how = "" if several is None else f" --several {shlex.quote(several)}"
-    say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} TABLE{how}")
+    columns = f" --source {shlex.quote(source or '1')} --second {shlex.quote(second)}" if second else ""
+    how = columns + ("" if several is None else f" --several {shlex.quote(several)}")
+    texts = f"TABLE{columns}" if second else "TEXTS"
+    say(f"next: transfuse predict {out} {texts}    transfuse evaluate {out} TABLE{how}")
 
 
 def fit_tag(
@@ -211,9 +215,9 @@ def _fit(
         models.append(model)
     scores = [{score["name"]: score for score in model.results_["held_out_metrics"]} for model in models]
     measures = ("F1",) if getattr(models[0], "kind_", "") == "labels" else MEASURES
-    measure = next(name for name in measures if name in scores[0])
+    measure = next((name for name in measures if name in scores[0]), ERROR)  # of one number there is no R²
     values = [one[measure]["value"] for one in scores]
-    best = values.index(max(values))
+    best = values.index((min if measure == ERROR else max)(values))
     models[best].save(out)
     for score in scores[best].values():
         say(f"held out: {score['name']} {score['value']:.2f} ({score['signature']})")

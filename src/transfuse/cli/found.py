@@ -87,20 +87,22 @@ def _entities(model: Any, rows: list[str]) -> Iterator[Line]:
 def _tags(model: Any, rows: list[str]) -> Iterator[Line]:
     places = model.words(rows)
     words = [[text[a:b] for a, b in row] for text, row in zip(rows, places, strict=True)]
-    for row, tags in zip(words, model.predict(words), strict=True):
+    found = iter(model.predict([row for row in words if row]) if any(words) else ())
+    for row, tags in ((row, next(found) if row else []) for row in words):
         yield "\t".join(f"{word}/{tag}" for word, tag in zip(row, tags, strict=True)), {"tokens": row, "tags": tags}
 
 
 def _classes(model: Any, rows: list[Any]) -> Iterator[Line]:
-    found = model.predict(rows).tolist()
     if not hasattr(model, "predict_proba"):
-        yield from ((str(one), {"output": one}) for one in found)
+        yield from ((str(one), {"output": one}) for one in model.predict(rows).tolist())
         return
-    names = list(map(str, model.classes_.tolist()))
-    for one, chances in zip(found, model.predict_proba(rows).tolist(), strict=True):
-        output, text = one, _one_line(str(one))
+    classes = model.classes_.tolist()
+    names = list(map(str, classes))
+    for chances in model.predict_proba(rows).tolist():
+        output = classes[chances.index(max(chances))]
+        text = _one_line(str(output))
         if model.kind_ == "labels":
-            output = [name for name, has in zip(names, one, strict=True) if has]
+            output = [name for name, chance in zip(names, chances, strict=True) if chance > 0.5]
             text = "\t".join(map(_one_line, output))
         yield text, {"output": output, "probabilities": dict(zip(names, chances, strict=True))}
 

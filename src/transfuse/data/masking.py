@@ -102,7 +102,7 @@ class MaskedDataset:
         self._stretches = list(self._cut())
         if len(self._stretches) < 2:
             raise DataError(
-                f"{name} makes {len(self._stretches)} stretches of {self._room} tokens; at least 2 are needed"
+                f"{name} makes {len(self._stretches)} stretches of {self.room} tokens; at least 2 are needed"
             )
         # A stretch ends where the next sentence no longer fits, so its length tells what may follow. Drawn seconds are
         # therefore what follows another stretch of that length, which ended in the middle of a sentence or did not.
@@ -116,14 +116,19 @@ class MaskedDataset:
         return len(self._stretches)
 
     @property
+    def has_pairs(self) -> bool:
+        """Whether any row's second stretch could follow its first: whether a document has more than one."""
+        return any(self._sequence(0, row)[2] != IGNORED for row in range(len(self)))
+
+    @property
+    def room(self) -> int:
+        """Tokens of a stretch: [CLS] and a [SEP] behind each stretch take the rest."""
+        return (self.config.context - 3) // 2 if self.config.next_sentence else self.config.context - 2
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest row of the first epoch."""
         return max(len(self._sequence(0, row)[0]) for row in range(len(self)))
-
-    @property
-    def _room(self) -> int:
-        """Tokens of a stretch: [CLS] and a [SEP] behind each stretch take the rest."""
-        return (self.config.context - 3) // 2 if self.config.next_sentence else self.config.context - 2
 
     def fingerprint(self) -> str:
         """SHA-256 of all ids, to tell one dataset from another."""
@@ -166,9 +171,9 @@ class MaskedDataset:
             held: list[np.ndarray] = []
             size = 0
             for ids in document:
-                for first in range(0, len(ids), self._room):
-                    part = ids[first : first + self._room]
-                    if size + len(part) > self._room:
+                for first in range(0, len(ids), self.room):
+                    part = ids[first : first + self.room]
+                    if size + len(part) > self.room:
                         yield number, np.concatenate(held), first > 0
                         held, size = [], 0
                     held.append(part)

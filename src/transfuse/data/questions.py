@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from transfuse.data.text_files import DAMAGE, open_bytes, read_lines, suffix_of
 from transfuse.errors import ConfigError, DataError
@@ -107,7 +107,7 @@ def _occurrences(context: str, text: str) -> list[int]:
 def _answers(value: Any, where: str) -> list[Answer]:
     if isinstance(value, dict):
         texts, starts = value.get("text"), value.get("answer_start")
-        if not isinstance(texts, list | tuple) or not isinstance(starts, list | tuple) or len(texts) != len(starts):
+        if not _is_row(texts) or not _is_row(starts) or len(texts) != len(starts):
             raise DataError(f"{where}: answers need text and answer_start, equally many of each")
         value = list(zip(texts, starts, strict=True))
     if value is None:
@@ -117,13 +117,18 @@ def _answers(value: Any, where: str) -> list[Answer]:
     found = []
     for one in value:
         cells = (one.get("text"), one.get("answer_start")) if isinstance(one, dict) else one
-        if not isinstance(cells, list | tuple) or len(cells) != 2:
+        if not _is_row(cells) or len(cells) != 2:
             raise DataError(f"{where}: {one!r}, expected the answer's text and its first character")
         text, start = cells
         if not isinstance(text, str) or isinstance(start, bool) or not hasattr(start, "__index__"):
             raise DataError(f"{where}: {one!r}, expected a text and a whole number")
         found.append((text, int(start)))
     return found
+
+
+def _is_row(value: Any) -> TypeGuard[Sequence[Any]]:
+    """Whether it is a list, or what stands for one, as an array does."""
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, str | bytes | dict)
 
 
 Row = tuple[str, str, str, dict[str, Any]]

@@ -118,8 +118,10 @@ def _list(value: Any, where: str) -> list[Any]:
 def _mark(one: Any, where: str) -> Mark:
     """An entity as (start, end, kind). Raises DataError if it is not one."""
     cells = [one.get(name) for name in ("start", "end", "label")] if isinstance(one, dict) else one
-    if not isinstance(cells, list | tuple) or len(cells) != 3:
+    if isinstance(cells, str | bytes) or not hasattr(cells, "__len__") or len(cells) != 3:
         raise DataError(f"{where}: {one!r}, expected start, end and label")
+    start: Any
+    end: Any
     start, end, label = cells
     whole = all(isinstance(place, Integral) and not isinstance(place, bool) for place in (start, end))
     if not whole or not isinstance(label, str) or not label:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sklearn.base import clone
@@ -55,7 +55,7 @@ def ablate_next_sentence(
     chance. Raises ConfigError for an encoder without next-sentence prediction.
     """
     check_is_fitted(encoder, "model_")
-    if not encoder.masking.next_sentence:
+    if not encoder.masking.next_sentence or encoder.model_.labels is None:
         raise ConfigError("the encoder was trained without next-sentence prediction; there is nothing to take away")
     corpus = X if isinstance(X, Corpus) else list(X)
     plain = encoder.masking.replace(next_sentence=False)
@@ -94,7 +94,7 @@ def _next_found(encoder: TextEncoder, documents: Sequence[Sequence[str]]) -> tup
 
 
 def _mean_vectors(encoder: TextEncoder, texts: list[str]) -> np.ndarray:
-    copied: Any = TextEncoder(pooling="mean")
-    copied.model_, copied.tokenizer_ = encoder.model_, encoder.tokenizer_
+    copied = copy.copy(encoder)
+    copied.pooling = "mean"
     vectors: np.ndarray = copied.transform(texts)
     return vectors

@@ -27,6 +27,7 @@ from transfuse.estimators.text_encoder import (
     begun_from,
     bert_tokenizer_values,
     opened,
+    warn_of_unknown,
     warn_of_untrained,
 )
 from transfuse.estimators.trained import TrainedEstimator
@@ -134,9 +135,10 @@ class FineTuned(TrainedEstimator):
         positions: int,
         **identity: Any,
     ) -> None:
-        """Train on `data`, judged by the loss on `held`: all weights but the vectors of pieces that are in neither. An
-        UntrainedPositionsWarning where `data` reaches past `positions`."""
+        """Train on `data`, judged by the loss on `held`: all weights but the vectors of pieces that are in neither.
+        Warnings where `data` reaches past `positions`, and where its words are unknown."""
         warn_of_untrained(data.pieces, positions)
+        warn_of_unknown(data.pieces, self.tokenizer_)
         config = self.training or self.default_training
         identity |= {
             "model": self.model_.config.to_dict(),
@@ -153,7 +155,10 @@ class FineTuned(TrainedEstimator):
             self.results_ = self._train(
                 folder, data, loss, score, seed=seed, identity=identity, resume=resume, config=config
             )
-        self.results_ |= {"held_out_loss": mean_loss(self.model_, held, loss, config)}
+        self.results_ |= {
+            "held_out_loss": mean_loss(self.model_, held, loss, config),
+            "positions": max(positions * (self.encoder is not None), *map(len, data.pieces)),
+        }
 
     def divided(self, X: Iterable[Any], y: Iterable[Any]) -> tuple[tuple[list[Any], list[Any]], ...]:
         """X and y of the rows that `fit` learns from where it is given no validation, and of those it judges by."""
@@ -188,6 +193,7 @@ class FineTuned(TrainedEstimator):
         self, data: LabelledDataset, logits: Callable[[BertModel, LabelledBatch], T]
     ) -> Iterator[tuple[LabelledBatch, T]]:
         """Batches of all of `data`, and what `logits` makes of each."""
+        warn_of_unknown(data.pieces, self.tokenizer_)
         device = next(self.model_.parameters()).device
         self.model_.eval()
         with packed(self.model_.modules()):
@@ -208,7 +214,7 @@ class FineTuned(TrainedEstimator):
                 indent=2,
                 ensure_ascii=False,
             ),
-            "README.md": model_card(f"{name} (BERT)", self.model_, self.results_, example),
+            "README.md": model_card(f"{name} (BERT)", self.model_, self.results_, example, self._loss_name()),
         }
         save_model(self.model_, Path(folder), beside, says=self._says())
         return Path(folder)
@@ -220,9 +226,13 @@ class FineTuned(TrainedEstimator):
         names = [str(name) for name in self.classes_.tolist()]
         return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
+    def _loss_name(self) -> str:
+        """What the held-out loss is, with the unit."""
+        raise NotImplementedError
+
     def _example(self) -> str:
         """What the model card gives to `predict`."""
-        return '["a text"]'
+        raise NotImplementedError
 
     def _labels(self) -> dict[str, Any]:
         """What a saved directory says of its labels."""

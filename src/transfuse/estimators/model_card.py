@@ -9,8 +9,15 @@ from torch import nn
 import transfuse
 
 
-def model_card(title: str, model: nn.Module, results: dict[str, Any], example: list[str]) -> str:
-    """Markdown that says what the model is, how it scored on its held-out rows, and, by lines of Python, its use."""
+def model_card(
+    title: str,
+    model: nn.Module,
+    results: dict[str, Any],
+    example: list[str],
+    loss: str = "cross-entropy, nats a token",
+) -> str:
+    """Markdown that says what the model is, how it scored on its held-out rows, and, by lines of Python, its use;
+    `loss` is what its held-out loss is, with the unit."""
     n_parameters = sum(weight.numel() for weight in model.parameters())
     lines = [
         "---",
@@ -20,7 +27,7 @@ def model_card(title: str, model: nn.Module, results: dict[str, Any], example: l
         "",
         f"{n_parameters:,} parameters, {'trained' if results else 'saved'} with transfuse {transfuse.__version__}.",
         "",
-        *_results(results),
+        *_results(results, loss),
         *_comparison(results),
         "## Use",
         "",
@@ -32,11 +39,11 @@ def model_card(title: str, model: nn.Module, results: dict[str, Any], example: l
     return "\n".join(lines)
 
 
-def _results(results: dict[str, Any]) -> list[str]:
-    if "held_out_metrics" not in results:
+def _results(results: dict[str, Any], loss: str) -> list[str]:
+    if "held_out_loss" not in results:
         return []
-    rows = [(score["name"], f"{score['value']:.2f}", score["signature"]) for score in results["held_out_metrics"]]
-    rows.append(("cross-entropy, nats a token", f"{results['held_out_loss']:.4f}", ""))
+    rows = [(one["name"], f"{one['value']:.2f}", one["signature"]) for one in results.get("held_out_metrics", [])]
+    rows.append((loss, f"{results['held_out_loss']:.4f}", ""))
     return [
         f"## Measured on {results['held_out_rows']:,} held-out rows",
         "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -73,6 +73,10 @@ class FoundAnswer:
     start: int
     end: int
     score: float
+
+
+ENCODED_ROWS = 1000
+"""Questions that are encoded at a time."""
 
 
 @dataclass(frozen=True)
@@ -197,9 +201,14 @@ class QuestionAnswerer(FineTuned):
         if n < 1:
             raise ConfigError(f"n={n} must be at least 1")
         rows = _questions(X, "X")
+        self._warn_of_long(rows, lambda row: f"X[{row}]")
+        some = (rows[first : first + ENCODED_ROWS] for first in range(0, len(rows), ENCODED_ROWS))
+        return [found for part in some for found in self._answered(part, n)]
+
+    def _answered(self, rows: list[tuple[str, str]], n: int) -> list[list[FoundAnswer]]:
         spans: list[dict[tuple[int, int], float]] = [{} for _ in rows]
         nothing = np.full(len(rows), np.inf)
-        cut = self._windows(rows, lambda row: f"X[{row}]")
+        cut = [one for row, parts in enumerate(self._encoded(rows)) for one in self._windows(row, *parts)]
         data = LabelledDataset([one.pieces for one in cut], np.zeros((len(cut), 2), np.int64))
         for batch, logits in self._found(data, end_logits):
             values = [ends for part in logits for ends in part.double().cpu().numpy()]
@@ -223,26 +232,35 @@ class QuestionAnswerer(FineTuned):
     def _likeness(self, X: Sequence[Any], y: Any) -> dict[str, Any]:
         return {"groups": [row[1] for row in X]}
 
-    def _windows(self, rows: Sequence[tuple[str, str]], named: Callable[[int], str]) -> list[_Window]:
-        """All rows in windows; `named` says what a row is called in a warning."""
-        found = []
-        questions = self.tokenizer_.encode_bare([question for question, _ in rows])
-        contexts = self.tokenizer_.encode_bare([context for _, context in rows])
+    def _encoded(self, rows: Sequence[tuple[str, str]]) -> Iterator[tuple[Pieces, Pieces]]:
+        """Pieces of each question, as many as are read of it, and of its context; a context is encoded once for all of
+        its questions that stand near each other."""
+        for first in range(0, len(rows), ENCODED_ROWS):
+            some = rows[first : first + ENCODED_ROWS]
+            questions = self.tokenizer_.encode_bare([question for question, _ in some])
+            distinct = list(dict.fromkeys(context for _, context in some))
+            contexts = dict(zip(distinct, self.tokenizer_.encode_bare(distinct), strict=True))
+            for question, (_, context) in zip(questions, some, strict=True):
+                yield question.part(0, self.answering.longest_question), contexts[context]
+
+    def _windows(self, row: int, question: Pieces, context: Pieces) -> Iterator[_Window]:
+        """A question with one part of its context after the other."""
+        for first, last in windows(len(context), self.answering.room(len(question)), self.answering.overlap):
+            pieces = self.tokenizer_.join(question, context.part(first, last))
+            yield _Window(row, pieces, len(question) + 2, first)
+
+    def _warn_of_long(self, rows: Sequence[tuple[str, str]], named: Callable[[int], str]) -> None:
+        """Say which questions are cut; `named` says what a row is called."""
+        lengths = list(map(len, self.tokenizer_.encode_plain([question for question, _ in rows])))
         longest = self.answering.longest_question
-        long = [row for row, question in enumerate(questions) if len(question) > longest]
+        long = [row for row, length in enumerate(lengths) if length > longest]
         if long:
             warnings.warn(
-                f"{len(long)} of {len(questions)} questions have more than {longest} pieces and are cut (the first is "
-                f"{named(long[0])} with {len(questions[long[0]])})",
+                f"{len(long)} of {len(rows)} questions have more than {longest} pieces and are cut (the first is "
+                f"{named(long[0])} with {lengths[long[0]]})",
                 TruncatedWarning,
                 stacklevel=4,
             )
-        for row, (question, context) in enumerate(zip(questions, contexts, strict=True)):
-            question = question.part(0, longest)
-            for first, last in windows(len(context), self.answering.room(len(question)), self.answering.overlap):
-                pieces = self.tokenizer_.join(question, context.part(first, last))
-                found.append(_Window(row, pieces, len(question) + 2, first))
-        return found
 
     def _dataset(self, given: _Questions) -> LabelledDataset:
         """Windows, with the places of the first and last piece of the answer, or of [CLS] where it is not inside.
@@ -250,37 +268,42 @@ class QuestionAnswerer(FineTuned):
         Questions whose answer has no piece in the vocabulary are left out with a warning. Raises DataError if none is
         left.
         """
-        contexts = self.tokenizer_.encode_bare([context for _, context in given.rows])
-        found = [_span(context, one[0]) if one else None for context, one in zip(contexts, given.answers, strict=True)]
-        bare = {row for row, (span, one) in enumerate(zip(found, given.answers, strict=True)) if one and span is None}
+        self._warn_of_long(given.rows, given.name)
+        parts, targets = [], []
+        bare, lost = [], []
+        for row, (question, context) in enumerate(self._encoded(given.rows)):
+            answer = given.answers[row][0] if given.answers[row] else None
+            span = _span(context, answer) if answer else None
+            if answer and span is None:
+                bare.append(row)
+                continue
+            seen = False
+            for one in self._windows(row, question, context):
+                target = [0, 0]
+                if span is not None and one.first <= span[0] and span[1] < one.first + len(one.pieces) - 1 - one.body:
+                    target, seen = [place - one.first + one.body for place in span], True
+                parts.append(one.pieces.bare())
+                targets.append(target)
+            if span is not None and not seen:
+                lost.append(row)
         if bare:
-            named = given.name(min(bare))
+            named = given.name(bare[0])
             if len(bare) == len(given.rows):
                 raise DataError(f"{named} and all others: no answer has a piece in the vocabulary")
             warnings.warn(
                 f"{len(bare)} answers have no piece in the vocabulary; their questions are left out (the first is "
-                f"{named}, {given.answers[min(bare)][0][0]!r})",
+                f"{named}, {given.answers[bare[0]][0][0]!r})",
                 UserWarning,
                 stacklevel=4,
             )
-        used = [row for row in range(len(given.rows)) if row not in bare]
-        spans = [found[row] for row in used]
-        cut = self._windows([given.rows[row] for row in used], lambda row: given.name(used[row]))
-        targets = np.zeros((len(cut), 2), np.int64)
-        lost = {row for row, span in enumerate(spans) if span is not None}
-        for target, one in zip(targets, cut, strict=True):
-            span, n = spans[one.row], len(one.pieces) - 1 - one.body
-            if span is not None and one.first <= span[0] and span[1] < one.first + n:
-                target[:] = [place - one.first + one.body for place in span]
-                lost.discard(one.row)
         if lost:
             warnings.warn(
                 f"{len(lost)} answers are longer than any window shows and are learned as none (the first is "
-                f"{given.name(used[min(lost)])})",
+                f"{given.name(lost[0])})",
                 TruncatedWarning,
                 stacklevel=4,
             )
-        return LabelledDataset([one.pieces for one in cut], targets)
+        return LabelledDataset(parts, np.array(targets, np.int64))
 
     def _spans(self, window: _Window, ends_T2: np.ndarray) -> dict[tuple[int, int], float]:
         """Characters of the window's best answers, and what each scores."""
@@ -307,6 +330,9 @@ class QuestionAnswerer(FineTuned):
             FoundAnswer(context[start:end], start, end, float(share))
             for (_, (start, end)), share in list(zip(scored, shares, strict=True))[:n]
         ]
+
+    def _loss_name(self) -> str:
+        return "cross-entropy of an answer's ends, nats an end"
 
     def _example(self) -> str:
         return '[("Who came?", "Anna came.")]'

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import ClassifierMixin
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import f1_score
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
@@ -112,19 +112,33 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
 
         Columns of a data frame are told apart by their names; a label that the model does not know is never found.
         """
-        found = self.predict(X)
+        wanted, found = self._compared(X, y)
         if self.kind_ == "labels":
-            wanted, found = self._by_name(y, found)
             f1 = np.mean([f1_score(*column, zero_division=0) for column in zip(wanted.T, found.T, strict=True)])
             right = (wanted == found).all(1).mean()
         else:
-            wanted, found = alike(np.asarray(y if hasattr(y, "__array__") else list(y)), found)
             f1 = f1_score(wanted, found, average="macro", zero_division=0)
-            right = accuracy_score(wanted, found)
+            right = (wanted == found).mean()
         return [
             Score("F1", 100 * float(f1), "average:macro|sklearn.metrics.f1_score"),
             Score("accuracy", 100 * float(right), "sklearn.metrics.accuracy_score"),
         ]
+
+    def score(self, X: Texts, y: Iterable[Any], sample_weight: Iterable[float] | None = None) -> float:
+        """The accuracy that `evaluate` gives, from 0 to 1; rows may weigh differently."""
+        wanted, found = self._compared(X, y)
+        right = (wanted == found).reshape(len(found), -1).all(1)
+        return float(np.average(right, weights=None if sample_weight is None else np.asarray(sample_weight)))
+
+    def _compared(self, X: Texts, y: Iterable[Any]) -> tuple[np.ndarray, np.ndarray]:
+        """What is wanted and what is found, as it compares. Raises DataError for what cannot be wanted."""
+        found = self.predict(X)
+        if self.kind_ == "labels":
+            return self._by_name(y, found)
+        labels = _labels(y, "y")
+        if labels.shape != found.shape:
+            raise DataError(f"y has the shape {labels.shape}; one class for each of the {len(found)} rows is needed")
+        return alike(labels, found)
 
     def _likeness(self, X: Sequence[Any], y: Any) -> dict[str, Any]:
         labels = np.asarray(y)
@@ -185,7 +199,7 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
         return super()._says() | {"problem_type": kind}
 
     def _labels(self) -> dict[str, Any]:
-        return {"kind": self.kind_, "classes": self.classes_.tolist()}
+        return {"kind": self.kind_, "classes": self.classes_.tolist(), **self._reads()}
 
     def _take_labels(self, folder: Path, about: dict[str, Any]) -> None:
         problem = read_json(folder / CONFIG).get("problem_type")
@@ -198,6 +212,7 @@ class TextClassifier(ClassifierMixin, SequenceHead):  # type: ignore[misc]
                 f"{folder / ESTIMATOR}: {len(names)} classes, but the model has {self.model_.config.n_labels}"
             )
         self.classes_ = np.array(names)
+        self._take_reads(folder, about)
 
 
 def _labels(y: Iterable[Any], name: str) -> np.ndarray:

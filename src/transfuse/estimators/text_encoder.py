@@ -20,8 +20,15 @@ from transfuse.data.corpus import Corpus, as_corpus
 from transfuse.data.masking import MaskedDataset, MaskingConfig, sentences
 from transfuse.data.pairs import as_texts
 from transfuse.data.sequences import PackedSequences, by_length, pack
-from transfuse.data.wordpiece import MASK, Pieces, WordPiece, WordPieceConfig
-from transfuse.errors import ConfigError, DataError, ModelDirectoryError, TruncatedWarning, UntrainedPositionsWarning
+from transfuse.data.wordpiece import MASK, UNKNOWN, Pieces, WordPiece, WordPieceConfig
+from transfuse.errors import (
+    ConfigError,
+    DataError,
+    ModelDirectoryError,
+    TruncatedWarning,
+    UnknownWordsWarning,
+    UntrainedPositionsWarning,
+)
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about
 from transfuse.estimators.model_card import model_card
 from transfuse.estimators.trained import TrainedEstimator
@@ -44,6 +51,9 @@ TRAINING = TrainingConfig(
     label_smoothing=0.0,
     average=1,
 )
+MOST_UNKNOWN, FEWEST_UNKNOWN = 0.3, 10
+"""Share of pieces, and number of them, that may be unknown to the vocabulary before it is said."""
+
 ENCODED_TOKENS = 2048
 """Tokens that are encoded together."""
 
@@ -128,24 +138,28 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         seed = self._seed()
         documents = [sentences("".join(pieces)) for pieces in as_corpus(X)]
         learned, judged = held_out_tail(documents, self.validation_fraction)
-        head: Head = "pretraining" if self.masking.next_sentence else "words"
-        positions = 0
+        start: TextEncoder | None = None
         if isinstance(self.model, BertConfig):
             self.tokenizer_ = WordPiece.train(
                 (text for parts in learned for text in parts), self.model.vocab_size, self.tokenizer
             )
-            model = BertModel(self.model.replace(vocab_size=len(self.tokenizer_), head=head, pad_id=0)).initialise(seed)
         else:
             start = opened(self.model)
-            model, self.tokenizer_ = begun_from(start, seed, head=head), start.tokenizer_
-            self._check_masking(model.config)
-            positions = start.trained_positions
+            self._check_masking(start.model_.config)
+            self.tokenizer_ = start.tokenizer_
+        data = self._masked(learned, seed)
+        held = MaskedDataset(judged, self.tokenizer_, data.config, seed=seed, name="the held-out share")
+        head: Head = "pretraining" if data.config.next_sentence else "words"
+        if start is not None:
+            model = begun_from(start, seed, head=head)
+        else:
+            assert isinstance(self.model, BertConfig)
+            config = self.model.replace(vocab_size=len(self.tokenizer_), head=head, pad_id=0)
+            model = BertModel(config).initialise(seed)
         self.model_ = model.to(pick_device(self.device))
-        data = MaskedDataset(learned, self.tokenizer_, self.masking, seed=seed)
-        held = MaskedDataset(judged, self.tokenizer_, self.masking, seed=seed, name="the held-out share")
         identity = {
             "model": self.model_.config.to_dict(),
-            "masking": self.masking.to_dict(),
+            "masking": data.config.to_dict(),
             "data": data.fingerprint(),
             "validation": held.fingerprint(),
         }
@@ -157,8 +171,36 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
 
         self.results_ = self._train(folder, data, pretraining_loss, score, seed=seed, identity=identity, resume=resume)
         found = pretraining_scores(self.model_, held, self.training)
-        self.results_ |= {"held_out_loss": found.word_loss, "held_out_rows": len(held), "held_out": asdict(found)}
-        self.results_["positions"] = max(positions, data.longest)
+        shares = {"hidden words guessed, %": found.word_accuracy, "next sentences told, %": found.pair_accuracy}
+        self.results_ |= {
+            "held_out_loss": found.word_loss,
+            "held_out_rows": len(held),
+            "held_out": asdict(found),
+            "held_out_metrics": [
+                {"name": name, "value": 100 * share, "signature": f"hidden:{self.masking.share}"}
+                for name, share in shares.items()
+                if share is not None
+            ],
+            "positions": max(start.trained_positions if start else 0, data.longest),
+        }
+
+    def _masked(self, documents: list[list[str]], seed: int) -> MaskedDataset:
+        """Rows as `masking` wants them; without next sentences, and a warning, where no document has two stretches.
+
+        Raises DataError where that leaves the first token, which `pooling="cls"` is about, without training.
+        """
+        data = MaskedDataset(documents, self.tokenizer_, self.masking, seed=seed)
+        if not self.masking.next_sentence or data.has_pairs:
+            return data
+        short = f"no document has more than one stretch of {data.room} pieces, so none has a next one"
+        if self.pooling == "cls":
+            raise DataError(f'{short} to train the first token by; lower masking.context or use pooling="mean"')
+        warnings.warn(
+            f"{short}: hidden words alone are learned (a lower masking.context makes shorter stretches)",
+            UserWarning,
+            stacklevel=5,
+        )
+        return MaskedDataset(documents, self.tokenizer_, self.masking.replace(next_sentence=False), seed=seed)
 
     @property
     def trained_positions(self) -> int:
@@ -226,6 +268,7 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
         found = self.tokenizer_.encode(as_texts(X, "X"))
         pieces = cut(found, self.model_.config.max_positions, self.tokenizer_)
         warn_of_untrained(pieces, self.trained_positions)
+        warn_of_unknown(pieces, self.tokenizer_)
         return pieces
 
     def save(self, folder: str | Path) -> Path:
@@ -237,7 +280,9 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
             TOKENIZER: self.tokenizer_.to_json(),
             TOKENIZER_CONFIG: json.dumps(bert_tokenizer_values(self.model_.config.max_positions), indent=2),
             ESTIMATOR: json.dumps(about, indent=2, ensure_ascii=False),
-            "README.md": model_card("Text encoder (BERT)", self.model_, self.results_, example),
+            "README.md": model_card(
+                "Text encoder (BERT)", self.model_, self.results_, example, "cross-entropy, nats a hidden word"
+            ),
         }
         save_model(self.model_, Path(folder), beside)
         return Path(folder)
@@ -255,7 +300,8 @@ class TextEncoder(TransformerMixin, TrainedEstimator):  # type: ignore[misc]
             raise ModelDirectoryError(f"{folder}: a {type(model).__name__}, expected a BERT")
         tokenizer = WordPiece.load(folder / TOKENIZER)
         context = min(MASKING.context, model.config.max_positions)
-        about = read_about(folder, COMMON | {"masking": {"context": context}, "pooling": "mean"})
+        masking = {"context": context, "next_sentence": model.config.n_segments > 1}
+        about = read_about(folder, COMMON | {"masking": masking, "pooling": "mean"})
         return cls._opened(folder, model, tokenizer, about, device=device, pooling=about["pooling"])
 
     def _check_settings(self) -> None:
@@ -334,19 +380,20 @@ def bert_tokenizer_values(max_positions: int) -> dict[str, Any]:
     }
 
 
-def cut(pieces: list[Pieces], longest: int, tokenizer: WordPiece) -> list[Pieces]:
-    """Pieces no more than the model's positions, still closed by [SEP]."""
+def cut(pieces: list[Pieces], longest: int, tokenizer: WordPiece, name: str = "X") -> list[Pieces]:
+    """Pieces of `name`, no more of each than the model's positions, still closed by [SEP]."""
     long = [row for row, one in enumerate(pieces) if len(one) > longest]
     if not long:
         return pieces
     warnings.warn(
-        f"{len(long)} of {len(pieces)} texts have more than {longest} pieces and are cut "
+        f"{name}: {len(long)} of {len(pieces)} texts have more than {longest} pieces and are cut "
         f"(the first is row {long[0]} with {len(pieces[long[0]])})",
         TruncatedWarning,
-        stacklevel=4,
+        stacklevel=5,
     )
     for row in long:
-        pieces[row] = tokenizer.join(*_shortened(pieces[row], longest))
+        shorter = tokenizer.join(*_shortened(pieces[row], longest))
+        pieces[row] = shorter if pieces[row].offsets else shorter.bare()
     return pieces
 
 
@@ -358,6 +405,20 @@ def warn_of_untrained(pieces: Sequence[Pieces], positions: int) -> None:
             f"{len(long)} of {len(pieces)} rows have up to {max(long)} pieces, and the encoder was pre-trained on rows "
             f"of at most {positions}: expect little of what stands behind those (masking.context sets it)",
             UntrainedPositionsWarning,
+            stacklevel=4,
+        )
+
+
+def warn_of_unknown(pieces: Sequence[Pieces], tokenizer: WordPiece) -> None:
+    """Say so where much of what is read is no piece of the vocabulary."""
+    unknown = tokenizer.unknown_id
+    counts = [one.ids.count(unknown) for one in pieces]
+    n = sum(len(one) - 2 - one.segments[-1] for one in pieces)  # besides [CLS] and [SEP]
+    if sum(counts) > max(MOST_UNKNOWN * n, FEWEST_UNKNOWN):
+        warnings.warn(
+            f"{sum(counts):,} of {n:,} pieces, in {sum(map(bool, counts)):,} of {len(pieces):,} rows, are "
+            f"{UNKNOWN}: words of characters that the vocabulary does not have, or of more than 100 characters",
+            UnknownWordsWarning,
             stacklevel=4,
         )
 

@@ -50,12 +50,15 @@ class TextRegressor(RegressorMixin, SequenceHead):  # type: ignore[misc]
         return found[:, 0] if self._one else found
 
     def evaluate(self, X: Texts, y: Iterable[Any]) -> list[Score]:
-        """Mean absolute error, and R²."""
+        """Mean absolute error, and R², which takes two rows."""
         wanted, found = _numbers(y, "y"), self.predict(X)
-        return [
-            Score("mean absolute error", float(mean_absolute_error(wanted, found)), "sklearn.metrics"),
-            Score("R²", float(r2_score(wanted, found)) if len(found) > 1 else float("nan"), "sklearn.metrics.r2_score"),
-        ]
+        if wanted.size != found.size or len(wanted) != len(found):
+            raise DataError(f"y has the shape {wanted.shape}; {found.shape} is needed")
+        wanted = wanted.reshape(found.shape)
+        scores = [Score("mean absolute error", float(mean_absolute_error(wanted, found)), "sklearn.metrics")]
+        if len(found) > 1:
+            scores.append(Score("R²", float(r2_score(wanted, found)), "sklearn.metrics.r2_score"))
+        return scores
 
     def _likeness(self, X: Sequence[Any], y: Any) -> dict[str, Any]:
         return {}
@@ -72,7 +75,7 @@ class TextRegressor(RegressorMixin, SequenceHead):  # type: ignore[misc]
         return {"problem_type": "regression"}
 
     def _labels(self) -> dict[str, Any]:
-        return {"kind": "number", "mean": self.mean_.tolist(), "scale": self.scale_.tolist()}
+        return {"kind": "number", "mean": self.mean_.tolist(), "scale": self.scale_.tolist(), **self._reads()}
 
     def _take_labels(self, folder: Path, about: dict[str, Any]) -> None:
         n = self.model_.config.n_labels
@@ -85,6 +88,7 @@ class TextRegressor(RegressorMixin, SequenceHead):  # type: ignore[misc]
                 f"{folder / ESTIMATOR}: {len(self.mean_)} means and {len(self.scale_)} scales, but the model gives {n} "
                 "numbers"
             )
+        self._take_reads(folder, about)
 
 
 def _numbers(y: Iterable[Any], name: str) -> np.ndarray:

@@ -249,7 +249,10 @@ class TokenTagger(FineTuned):
         return self.evaluate(X, y)[0].value / 100
 
     def _likeness(self, X: Sequence[Any], y: Any) -> dict[str, Any]:
-        return {"labels": [{tag if isinstance(tag, str) else tag[-1] for tag in row} for row in y]}
+        def kind(tag: Any) -> Any:
+            return tag if isinstance(tag, str) else tag["label"] if isinstance(tag, dict) else tag[-1]
+
+        return {"labels": [{kind(tag) for tag in row} for row in y]}
 
     def _in_scheme(self, tags: list[list[str]], name: str) -> list[list[str]]:
         """Tags as the model learns and says them. Raises DataError for one that marks no entity where others do."""
@@ -304,7 +307,7 @@ class TokenTagger(FineTuned):
                 for word, place in one.owned(number):
                     target[1 + place] = numbers[row[word]]
                 if (target != IGNORED).any():
-                    parts.append(self.tokenizer_.join(pieces.part(first, last)))
+                    parts.append(self.tokenizer_.join(pieces.part(first, last)).bare())
                     targets.append(target)
         if not parts:
             raise DataError("no word has a piece in the vocabulary; there is nothing to learn from")
@@ -316,6 +319,9 @@ class TokenTagger(FineTuned):
         if room < 1:
             raise ConfigError(f"max_positions={room + 2} must be at least 3, to hold [CLS], a piece and [SEP]")
         return room
+
+    def _loss_name(self) -> str:
+        return "cross-entropy, nats a word"
 
     def _example(self) -> str:
         return '[["a", "text"]]'

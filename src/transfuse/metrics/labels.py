@@ -11,7 +11,8 @@ def alike(wanted: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Both as numbers where both are (1, 1.0 and True are one class), as they are where both are strings, and otherwise
     as strings, those of whole numbers without decimals."""
     if wanted.dtype.kind in _NUMBERS and found.dtype.kind in _NUMBERS:
-        return wanted.astype(np.float64), found.astype(np.float64)
+        kind = np.float64 if "f" in (wanted.dtype.kind, found.dtype.kind) else np.int64
+        return wanted.astype(kind), found.astype(kind)
     return _strings(wanted), _strings(found)
 
 
