@@ -68,3 +68,15 @@ def test_usage_errors_say_what_is_wrong(home: Path, words: list[str], message: s
     code, last = failure(*common, *words)
     assert code == 2 and message in last
     assert not (home / "never" / "config.json").exists()
+
+
+def test_no_model_is_written_over(home: Path) -> None:
+    words = ["regroup", home / "model", "--data", home / "pairs.tsv", "--kv-heads", "2"]
+    for further, said in (
+        (["--out", home / "model"], f"--out {home / 'model'} is the model itself"),
+        (["--out", home / "x", "--expand", home / "model" / ".." / "x"], "is --expand; a model would be lost"),
+        (["--out", home / "x", "--expand", home / "model"], f"--expand {home / 'model'} is the model itself"),
+    ):
+        code, last = failure(*words, *further)
+        assert code == 2 and said in last
+    assert json.loads((home / "model" / "config.json").read_text()).get("decoder_kv_heads") is None

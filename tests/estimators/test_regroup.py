@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,20 +18,24 @@ from transfuse import (
     DataError,
     DecoderConfig,
     DistillationConfig,
+    GenerationError,
     LanguageModel,
     SearchConfig,
     Seq2Seq,
     Seq2SeqConfig,
+    TextEncoder,
     TrainingConfig,
     compare,
     expand_heads,
     regroup,
     uptrain,
 )
+from transfuse.estimators import regroup as estimators_regroup
+from transfuse.metrics.text_scores import Score
 from transfuse.models.seq2seq import Seq2SeqModel
 from transfuse.nn.dropout import Dropout
-from transfuse.reports.compare import _wins_from
-from transfuse.reports.comparison import Timing
+from transfuse.reports.compare import _shared_start, _wins_from
+from transfuse.reports.comparison import Compared, Comparison, Timing
 from transfuse.training.checkpoint import set_weights
 from transfuse.training.metrics_log import read_metrics
 
@@ -232,8 +238,152 @@ def test_what_makes_no_sense_is_refused(reverser: Seq2Seq, talker: LanguageModel
         compare({"a": reverser, "b": talker}, *data(reverser))  # type: ignore[dict-item]
     with pytest.raises(DataError, match="calibration tokens"):
         regroup(reverser, 2, SENTENCES[:2], SENTENCES[:2])
-    with pytest.raises(ConfigError, match="one model at least"):
+    with pytest.raises(ConfigError, match=r"^no model is given$"):
         compare({}, *data(reverser))
+    X, y = data(reverser)
+    with pytest.raises(ConfigError, match=r"^y is missing: an encoder–decoder needs the targets of X$"):
+        regroup(reverser, 1, X)
+    with pytest.raises(ConfigError, match=r"^y is missing"):
+        compare({"own": reverser}, X)
+    with pytest.raises(ConfigError, match=r"^y is not for a language model$"):
+        uptrain(talker, talker, X, y, tokens=10)
+    with pytest.raises(ConfigError, match=r"^alpha=nan must be a number$"):
+        uptrain(reverser, reverser, X, y, alpha=math.nan)
+    with pytest.raises(ConfigError, match=r"^model and teacher are of different kinds or vocabularies"):
+        uptrain(reverser, talker, X, y, tokens=10)  # type: ignore[type-var]
+    encoder = TextEncoder()
+    for refused in (lambda: regroup(encoder, 1), lambda: expand_heads(encoder)):  # type: ignore[type-var]
+        with pytest.raises(ConfigError, match=r"^model: a TextEncoder, and not one of an encoder–decoder or"):
+            refused()
+    for wrong in ({"contexts": []}, {"batches": [0]}):
+        with pytest.raises(ConfigError, match="must hold whole numbers from 1 up"):
+            compare({"own": reverser}, X, y, **wrong)  # type: ignore[arg-type]
+    short = reverser.with_model(copy.deepcopy(reverser.model_), {})
+    short.model_.config = short.model_.config.replace(max_positions=11)
+    with pytest.raises(ConfigError, match=r"^max_positions=11: a context and 11 timed steps need more$"):
+        compare({"short": short}, X, y)
+
+
+def test_agreement_is_the_share_of_equal_successors(model: Seq2Seq | LanguageModel) -> None:
+    worse = regroup(model, 1, method="random", refit=False)
+    X, y = model.held_out(*data(model))
+    X = (text for text in X)  # read once
+    found = compare({"own": model, "worse": worse}, X, y, contexts=(8, 100, 1000))
+    held = model.judging(Path(), SENTENCES[-10:], y and y[-10:]) if y else None
+    own, other = found.models
+    assert 0 < other.agreement < 1 and 0 <= other.same_outputs < 1
+    # contexts beyond the positions are cut to them
+    longest = model.model_.config.max_positions - 11
+    assert [timing.context for timing in own.timings[: len(own.timings) // 2]] == [8, longest]
+    if held is None:
+        return
+    equal = n = 0
+    for rows in held.in_order(256):
+        batch = held.batch(rows)
+        first, second = (
+            one.model_(batch.source_BS, batch.source_keep_BS, batch.target_BT).argmax(-1)[batch.real_BT]
+            for one in (model, worse)
+        )
+        equal, n = equal + int((first == second).sum()), n + len(first)
+    (_, part) = compare({"own": model, "worse": worse}, SENTENCES[-10:], y[-10:], contexts=(8,)).models  # type: ignore[index]
+    assert part.agreement == pytest.approx(equal / n)
+
+
+def test_outputs_are_the_same_as_far_as_they_are() -> None:
+    assert [_shared_start(*pair) for pair in (("a", "a"), ("a", "b"))] == [1.0, 0.0]
+    assert _shared_start((1, 2, 3, 4), (1, 2, 9, 4)) == 0.5
+    assert _shared_start((1, 2), (1, 2, 3, 4)) == 0.5
+    assert _shared_start((), ()) == 1.0
+
+
+def test_a_table_of_speeds_and_of_scores_that_not_all_have() -> None:
+    def one(name: str, milliseconds: float, *scores: tuple[str, float]) -> Compared:
+        timings = [Timing(8, 64, milliseconds, 1000, 1000)]
+        return Compared(name, [4], 10, 1.0, 0.0, 1.0, [Score(n, v, "how") for n, v in scores], 1.0, timings, None)
+
+    slow = one("slow", 20.0, ("perplexity", 3.0), ("bits", 1.5))
+    table = Comparison([slow, one("quick", 5.0, ("perplexity", 4.0), ("word perplexity", 9.0), ("bits", 2.0))], 5)
+    header, (first, second) = table.header(), table.rows()
+    assert header[6:9] == ["perplexity", "bits", "word perplexity"]
+    assert (first[6:9], second[6:9]) == (["3.00", "1.50", ""], ["4.00", "2.00", "9.00"])
+    place = header.index("speed")
+    assert (first[place], second[place]) == ("1.00 x", "4.00 x")
+    assert (first[place - 1], second[place - 1]) == ("400", "1,600")
+    assert "word perplexity: how" in table.to_text() and "<table" in table.to_html()
+
+
+def test_models_are_scored_by_one_metric(reverser: Seq2Seq) -> None:
+    other = reverser.with_model(reverser.model_, {}).set_params(metric="chrf")
+    found = compare({"own": reverser, "other": other}, *reverser.held_out(*data(reverser)), contexts=(8,)).models
+    assert found[0].scores == found[1].scores
+
+
+def test_calibration_reads_as_many_tokens_as_it_is_told(
+    model: Seq2Seq | LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def convert(own: Any, *_: Any, **__: Any) -> Any:
+        seen.append(sum(batch.n_tokens for batch in _[2]))
+        return own
+
+    monkeypatch.setattr(estimators_regroup, "convert", convert)
+    monkeypatch.setattr(estimators_regroup, "CALIBRATION_BATCH", 64)
+    for wanted in (100, 500):
+        regroup(model, 2, *data(model), calibration_tokens=wanted)
+    assert 100 <= seen[0] < 200 and 500 <= seen[1] < 600
+
+
+def test_a_run_is_not_taken_up_by_another_conversion(reverser: Seq2Seq, tmp_path: Path) -> None:
+    one = regroup(reverser, 1, method="mean", refit=False)
+    uptrain(one, reverser, *data(reverser), tokens=1500, run_dir=tmp_path)
+    other = regroup(reverser, 1, method="random", refit=False)
+    with pytest.raises(CheckpointError, match="start"):
+        uptrain(other, reverser, *data(reverser), tokens=1500, run_dir=tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="teacher"):
+        uptrain(one, expand_heads(one), *data(reverser), tokens=1500, run_dir=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_trained_in_float32(model: Seq2Seq | LanguageModel, tmp_path: Path, dtype: Any) -> None:
+    model.save(tmp_path / "own")
+    half = transfuse.load(tmp_path / "own", dtype=dtype)
+    half.training = half.training.replace(precision="bfloat16")  # type: ignore[union-attr]
+    assert isinstance(half, Seq2Seq | LanguageModel)
+    pooled: Any = regroup(half, 1, method="mean", refit=False)
+    budget: Any = {"tokens": 2000, "training": TRAINING.replace(learning_rate=1e-4)}
+    trained = uptrain(pooled, half, *data(model), **budget)
+    assert {weight.dtype for weight in trained.model_.parameters()} == {getattr(torch, dtype)}
+    # the same as in float32, rounded at the end
+    for one in (half, pooled):
+        one.model_.float()
+    whole = uptrain(pooled, half, *data(model), **budget)
+    for name, weight in weights(whole).items():
+        assert torch.equal(weight.to(getattr(torch, dtype)), weights(trained)[name])
+    scored = trained.evaluate(*(side for side in model.held_out(*data(model)) if side is not None))
+    assert all(math.isfinite(score.value) for score in scored)
+
+
+def test_a_loss_that_is_no_number_is_an_error(talker: LanguageModel) -> None:
+    for dtype, said in ((torch.float32, r"its weights are damaged$"), (torch.float16, "which bfloat16 would")):
+        broken = talker.with_model(copy.deepcopy(talker.model_).to(dtype), {})
+        broken.model_.output.weight.data[0] = math.nan
+        with pytest.raises(GenerationError, match=rf"^the loss on this text is not a number; .*{said}"):
+            broken.evaluate(data(talker)[0])
+
+
+def test_encoders_are_expanded_too() -> None:
+    sizes = Seq2SeqConfig(
+        vocab_size=300, d_model=32, encoder_layers=1, decoder_layers=1, encoder_heads=8, decoder_heads=4,
+        encoder_kv_heads=2, decoder_kv_heads=2, cross_kv_heads=1, encoder_hidden=16, decoder_hidden=16,
+        max_positions=48, dropout=0.0,
+    )  # fmt: skip
+    grouped = Seq2Seq(model=sizes, training=TRAINING.replace(max_steps=1)).fit(*data(Seq2Seq()))
+    expanded = expand_heads(grouped)
+    assert expanded.model_.config.encoder_kv_heads is None and set(expanded.model_.config.cached_heads) == {4}
+    ids = torch.tensor([[5, 9, 7, 11, 6, 2]])
+    keep = torch.ones_like(ids, dtype=torch.bool)
+    torch.testing.assert_close(expanded.model_(ids, keep, ids), grouped.model_(ids, keep, ids))
 
 
 LANGUAGE_KINDS = {

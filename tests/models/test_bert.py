@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from transfuse.errors import ModelDirectoryError
+from transfuse.errors import ConfigError, ModelDirectoryError
 from transfuse.models.bert import BertConfig, BertModel
 from transfuse.nn.attention import Attention, BlockDiagonal
 from transfuse.nn.dropout import Dropout
@@ -229,3 +229,19 @@ def test_what_is_not_supported_is_refused_by_name(changes: dict[str, Any], messa
     (tmp_path / "config.json").write_text(json.dumps(values | changes))
     with pytest.raises(ModelDirectoryError, match=message):
         load_model(tmp_path)
+
+
+def test_positions_may_begin_as_sinusoids() -> None:
+    config = BertConfig(vocab_size=9, d_model=64, n_layers=1, max_positions=300)
+    drawn, waves = (BertModel(config.replace(position_start=start)).initialise(3) for start in ("random", "sinusoidal"))
+    for name, weight in drawn.named_parameters():
+        if "positions" not in name:
+            assert torch.equal(weight, waves.get_parameter(name))
+    table, before = waves.get_parameter("embedding.positions.weight"), drawn.get_parameter("embedding.positions.weight")
+    assert table.square().mean().sqrt().item() == pytest.approx(before.std().item(), rel=0.02)
+    # how like two positions are depends on how far apart they are, wherever that is
+    likeness = table @ table.T
+    for distance in (1, 5, 40):
+        torch.testing.assert_close(likeness.diagonal(distance), likeness[0, distance].expand(300 - distance))
+    with pytest.raises(ConfigError, match="position_start='even' must be one of"):
+        config.replace(position_start="even")

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
+from transfuse.regrouping import grouping
 from transfuse.regrouping.grouping import best_groups, neighbours
 
 
@@ -34,6 +35,12 @@ def test_the_best_of_all_partitions_where_they_are_few(n: int, n_groups: int, se
     }
     found = best_groups(losses, n_groups)
     assert lost_by(losses, found) == pytest.approx(min(lost_by(losses, groups) for groups in every))
+
+
+@pytest.mark.parametrize("n_groups", [2, 3, 4, 6])
+def test_twelve_heads_are_tried_in_all_ways(n_groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(grouping, "_exchanged")  # what would be used otherwise
+    best_groups(drawn(0, 12), n_groups)
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -74,9 +74,12 @@ def regroup(
     """
     import transfuse
 
-    for folder in (out, expand):
-        if folder is not None:
-            check_ours(folder)
+    written = {"--out": out, "--expand": expand} if expand is not None else {"--out": out}
+    for name, folder in written.items():
+        check_ours(folder)
+        for other, path in [("the model itself", directory), *written.items()]:
+            if other != name and path.resolve() == folder.resolve():
+                raise ConfigError(f"{name} {folder} is {other}; a model would be lost")
     heads = _heads(kv_heads)
     loss = transfuse.DistillationConfig(divergence=divergence, cross_entropy=cross_entropy)
     if tokens is not None and alpha is not None:

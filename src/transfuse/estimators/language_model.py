@@ -18,11 +18,12 @@ from transfuse.data.packing import PackedDataset, split_tail
 from transfuse.data.pairs import as_texts
 from transfuse.data.token_file import TokenFile
 from transfuse.data.tokenizer import BOUNDARY, Tokenizer, TokenizerConfig
-from transfuse.errors import ConfigError, DataError, ModelDirectoryError
+from transfuse.errors import ConfigError, DataError, GenerationError, ModelDirectoryError
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about, tokenizer_values
 from transfuse.estimators.candidate import Candidate
 from transfuse.estimators.model_card import model_card
 from transfuse.estimators.trained import Prepared, TrainedEstimator, scratch_folder
+from transfuse.generation.candidates import suspect
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate, stream
 from transfuse.metrics.text_scores import Score
@@ -115,6 +116,11 @@ class LanguageModel(TrainedEstimator):
 
         self.results_ = self._train(folder, data, prepared.loss, score, seed=seed, identity=identity, resume=resume)
         self.results_ |= prepared.judge()
+
+    def judging(self, folder: Path, X: Any, y: None = None) -> PackedDataset:
+        """Documents in the form models are judged by, their tokens in files in `folder`."""
+        file = TokenFile.write(folder / "tokens", as_corpus(X), self.tokenizer_, self._start_id)
+        return self._dataset(file.tokens, file.starts, file.about.fingerprint, 0)
 
     def held_out(self, X: Text, y: None = None) -> tuple[list[str], None]:
         """The end of these documents, which `fit`, and any training that follows it, keeps aside to judge by; of a
@@ -303,6 +309,8 @@ class LanguageModel(TrainedEstimator):
         return n_words, n_bytes
 
     def _scores(self, loss: float, n_tokens: int, n_words: int, n_bytes: int) -> list[Score]:
+        if math.isnan(loss):
+            raise GenerationError(f"the loss on this text is not a number; {suspect(self.model_.output.weight.dtype)}")
         signature = f"context:{self.context}|stride:{self.context}|version:{transfuse.__version__}"
         total = loss * n_tokens
         # where a "word" is a line, as in Chinese, its perplexity is no number that a computer has

@@ -129,6 +129,11 @@ class Seq2Seq(TrainedEstimator):
         """The pairs of these that `fit`, and any training that follows it, keeps aside to judge by."""
         return self._divided(X, y, None, self._known_seed())[1]
 
+    def judging(self, folder: Path, X: Iterable[str], y: Iterable[str]) -> PairDataset:
+        """Pairs in the form models are judged by."""
+        del folder
+        return self._dataset(as_pairs(X, y, "X", "y"), "held-out")
+
     def prepare(self, folder: Path, X: Any, y: Any, validation: Any, seed: int) -> Prepared:
         """Pairs in the form training takes; all of them in memory."""
         del folder, seed  # epochs of pairs are ordered by the seed that training gives them

@@ -33,6 +33,7 @@ from transfuse.models.towers import (
 )
 from transfuse.pretrained.directory import load_model, read_json
 from transfuse.pretrained.hub import local_directory
+from transfuse.training.checkpoint import fingerprint
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,8 @@ class Starts:
         """What tells these starts from others: settings, and the weights that towers begin with."""
         digest = hashlib.sha256(self.towers.to_json().encode())
         for source in (self.encoder.model_ if self.encoder else None, self.vision):
-            for weight in () if source is None else source.parameters():
-                digest.update(weight.detach().float().cpu().numpy().tobytes())
+            if source is not None:
+                digest.update(fingerprint(source).encode())
         return digest.hexdigest()
 
     def configs(

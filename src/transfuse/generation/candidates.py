@@ -35,9 +35,16 @@ def most_probable(output: Callable[[Tensor], Tensor], hidden_ND: Tensor, config:
 def _most_probable(logits_NV: Tensor, config: Any, k: int) -> tuple[Tensor, Tensor]:
     log_p_NV = logits_NV.log_softmax(-1, dtype=torch.promote_types(logits_NV.dtype, torch.float32))
     if log_p_NV[:, 0].isnan().any():  # one number that is none makes its whole row so
-        raise GenerationError("the model's scores for the next token are not numbers; its weights are damaged")
+        raise GenerationError(f"the model's scores for the next token are not numbers; {suspect(logits_NV.dtype)}")
     log_p_NV[:, config.never_written] = -math.inf
     return largest(log_p_NV, k)
+
+
+def suspect(dtype: torch.dtype) -> str:
+    """Why a model that computes in `dtype` gives what is no number."""
+    if dtype == torch.float16:
+        return "float16 may not hold what it computes, which bfloat16 would, or its weights are damaged"
+    return "its weights are damaged"
 
 
 def largest(scores_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:

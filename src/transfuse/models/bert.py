@@ -24,7 +24,7 @@ from transfuse.nn.dropout import Dropout
 from transfuse.nn.embeddings import TokenEmbedding
 from transfuse.nn.feed_forward import ACTIVATIONS, FeedForward
 from transfuse.nn.linear import Linear
-from transfuse.nn.positions import Learned
+from transfuse.nn.positions import Learned, Sinusoidal
 
 Head = Literal["none", "words", "pretraining", "sequence", "token", "span"]
 
@@ -42,7 +42,9 @@ class BertConfig(Config):
 
     `head` is what is trained on it: "words" (masked words), "pretraining" (masked words and next sentence), "sequence",
     "token" (`n_labels` logits a sequence, a token), "span" (start and end of an answer) or "none". `pooler=None` is
-    where the head needs one. `d_hidden=None` is four times `d_model`.
+    where the head needs one. `d_hidden=None` is four times `d_model`. `position_start` is what positions begin as,
+    before training: drawn ("random"), as in BERT, or sines and cosines of their size ("sinusoidal"), by which what is
+    learned of near positions holds for far ones too, so that pre-training can go from short rows to long ones.
     """
 
     vocab_size: int = 8000
@@ -61,6 +63,7 @@ class BertConfig(Config):
     head: Head = "none"
     n_labels: int = 2
     pad_id: int = 0
+    position_start: Literal["random", "sinusoidal"] = "random"
 
     def __post_init__(self) -> None:
         self.check_types()
@@ -131,7 +134,8 @@ class BertModel(nn.Module):
 
     def initialise(self, seed: int) -> BertModel:
         """Draw all weights anew from `seed`: matrices and tables N(0, 0.02²) at BERT-base's width, as BERT does, and
-        N(0, GAIN² / d_model) at others; biases 0, norms 1."""
+        N(0, GAIN² / d_model) at others; biases 0, norms 1; positions as `position_start` says."""
+        deviation = GAIN / self.config.d_model**0.5
         generator = torch.Generator().manual_seed(seed)
         for name, weight in self.named_parameters():
             if "norm" in name:
@@ -139,7 +143,11 @@ class BertModel(nn.Module):
             elif weight.dim() == 1:
                 nn.init.zeros_(weight)
             else:
-                nn.init.normal_(weight, std=GAIN / self.config.d_model**0.5, generator=generator)
+                nn.init.normal_(weight, std=deviation, generator=generator)
+            if name == "embedding.positions.weight" and self.config.position_start == "sinusoidal":
+                waves = Sinusoidal(self.config.d_model)(torch.arange(self.config.max_positions))
+                with torch.no_grad():  # their mean square is a half
+                    weight.copy_(waves * (2**0.5 * deviation))
         return self
 
     def forward(

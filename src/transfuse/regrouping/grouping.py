@@ -13,7 +13,7 @@ Losses = Sequence[Sequence[float]]
 """What two heads lose if they share, n × n. A group is judged by its pairs: looking at all larger groups takes longer
 than the rest of a conversion and finds nothing better."""
 
-MOST_TRIED = 11_000
+MOST_TRIED = 15_400
 """Partitions up to which all are tried (12 heads in any groups); beyond, a greedy start is improved by exchanges."""
 
 

@@ -13,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sklearn.utils.validation import check_is_fitted
 
+from transfuse.data.corpus import Corpus
 from transfuse.errors import ConfigError
 from transfuse.estimators.language_model import LanguageModel
+from transfuse.estimators.regroup import check_comparable, check_given
 from transfuse.estimators.seq2seq import Seq2Seq
 from transfuse.estimators.trained import scratch_folder
 from transfuse.generation.cores import threads_for
 from transfuse.generation.generate import generate
 from transfuse.generation.ready import ready
-from transfuse.metrics.text_scores import Score, score_texts
+from transfuse.metrics.text_scores import score_texts
+from transfuse.nn.linear import CHUNK_NUMBERS
 from transfuse.reports.comparison import Compared, Comparison, Timing
 from transfuse.training.distillation import Distillation, hidden_vectors
 from transfuse.training.loop import mean_loss
@@ -50,20 +52,26 @@ def compare(
 ) -> Comparison:
     """Quality on held-out data, and speed and memory of decoding, of models (by name) that share a tokenizer.
 
-    `X` (and `y`) is data none of them was trained on. Contexts beyond the models' positions are left out. Raises
-    ConfigError for models of different kinds or vocabularies, DataError for unusable data.
+    `X` (and `y`) is data none of them was trained on. Contexts beyond the models' positions are cut to those. Texts are
+    scored by the first model's metric. Raises ConfigError for models of different kinds or vocabularies, or too few
+    positions to time, DataError for unusable data.
     """
-    _check(models)
+    check_comparable(models)
     names, several = list(models), list(models.values())
+    check_given(several[0], y)
+    usable = _usable(several, contexts, batches)
+    X, y = (side if side is None or isinstance(side, Corpus) else list(side) for side in (X, y))
     with scratch_folder() as folder:
-        held = several[0].prepare(Path(folder), X, y, X if y is None else (X, y), 0).held
+        held: Any = several[0].judging(Path(folder), X, y)
+        n_tokens = sum(held.batch(rows).n_tokens for rows in held.in_order(4096))
         quality = [_quality(one, several[0], held) for one in several]
-    outputs = [_outputs(one, X, several[0]) for one in several]
-    timings = _timings(several, contexts, batches)
+        outputs = [_outputs(one, X, held) for one in several]
+    timings = _timings(several, usable, batches)
+    metrics = [] if y is None else list(dict.fromkeys([several[0].metric, "chrf"]))
     found = []
     for i, (name, one) in enumerate(zip(names, several, strict=True)):
         equal = [_shared_start(a, b) for a, b in zip(outputs[i], outputs[0], strict=True)]
-        scores = one.evaluate(X) if isinstance(one, LanguageModel) else _generated_scores(one, outputs[i], y)
+        scores = one.evaluate(X) if y is None else [score_texts(outputs[i], y, metric)[-1] for metric in metrics]
         found.append(
             Compared(
                 name,
@@ -76,19 +84,18 @@ def compare(
                 _wins_from(timings[i], timings[0]) if i else None,
             )
         )
-    return Comparison(found, sum(held.batch(rows).n_tokens for rows in held.in_order(4096)))
+    return Comparison(found, n_tokens)
 
 
-def _check(models: Mapping[str, Any]) -> None:
-    if not models:
-        raise ConfigError("compare needs one model at least")
-    first_name, first = next(iter(models.items()))
-    for name, one in models.items():
-        if not isinstance(one, Seq2Seq | LanguageModel):
-            raise ConfigError(f"{name}: a {type(one).__name__}, which does not write text; nothing to compare")
-        check_is_fitted(one, "model_")
-        if type(one) is not type(first) or one.tokenizer_.to_json() != first.tokenizer_.to_json():
-            raise ConfigError(f"{name} and {first_name} are of different kinds or vocabularies; they do not compare")
+def _usable(several: Sequence[Any], contexts: Sequence[int], batches: Sequence[int]) -> list[int]:
+    """The contexts that every model has positions for. Raises ConfigError where there is nothing to time."""
+    if not contexts or not batches or min(*contexts, *batches) < 1:
+        raise ConfigError(f"contexts={list(contexts)} and batches={list(batches)} must hold whole numbers from 1 up")
+    positions = min(one.model_.config.max_positions for one in several)
+    most = positions - WARM_UP - STEPS
+    if most < 1:
+        raise ConfigError(f"max_positions={positions}: a context and {WARM_UP + STEPS} timed steps need more")
+    return sorted({min(context, most) for context in contexts})
 
 
 @torch.no_grad()
@@ -100,23 +107,22 @@ def _quality(one: Any, first: Any, held: Any) -> tuple[float, float, float]:
     for rows in held.in_order(one.training.batch_tokens):
         batch = held.batch(rows).to(one.model_.output.weight.device)
         labels = batch.labels_BT[batch.real_BT]
-        log_p, log_q = (
-            model.output(hidden_vectors(model, batch)).float().log_softmax(-1) for model in (one.model_, first.model_)
-        )
-        total -= log_p.gather(1, labels[:, None]).sum().item()
-        agreed += (log_p.argmax(-1) == log_q.argmax(-1)).sum().item()
+        both = [hidden_vectors(model, batch) for model in (one.model_, first.model_)]
+        some = max(1, CHUNK_NUMBERS // one.model_.output.out_features)  # all logits at once can be gigabytes
+        for x, y, wanted in zip(*(part.split(some) for part in (*both, labels)), strict=True):
+            log_p = one.model_.output(x).float().log_softmax(-1)
+            total -= log_p.gather(1, wanted[:, None]).sum().item()
+            agreed += (log_p.argmax(-1) == first.model_.output(y).argmax(-1)).sum().item()
         n_tokens += len(labels)
     return total / n_tokens, divergence, agreed / n_tokens
 
 
-def _outputs(one: Any, X: Any, first: Any) -> list[Any]:
+def _outputs(one: Any, X: Any, held: Any) -> list[Any]:
     """What a model writes: each text's output, or a greedy continuation of prompts from the held-out text, as ids."""
     if isinstance(one, Seq2Seq):
         return one.predict(X)
-    with scratch_folder() as folder:
-        held = first.prepare(Path(folder), X, None, X, 0).held
-        rows = [row for batch in held.in_order(held.context) for row in batch][:PROMPTS]
-        prompts = [held.batch([row]).ids_BT[0, :PROMPT].tolist() for row in rows]
+    rows = [row for batch in held.in_order(held.context) for row in batch][:PROMPTS]
+    prompts = [held.batch([row]).ids_BT[0, :PROMPT].tolist() for row in rows]
     search = one.search.replace(sample=False, n_best=1, max_tokens=CONTINUATION)
     return [tuple(row[0].ids) for row in generate(one.model_, prompts, search)]
 
@@ -130,22 +136,15 @@ def _shared_start(one: Any, other: Any) -> float:
     return same / longest if longest else 1.0
 
 
-def _generated_scores(one: Seq2Seq, outputs: list[str], y: Any) -> list[Score]:
-    metrics = dict.fromkeys([one.metric, "chrf"])
-    return [score_texts(outputs, list(y), metric)[-1] for metric in metrics]
-
-
 @torch.inference_mode()
 def _timings(several: Sequence[Any], contexts: Sequence[int], batches: Sequence[int]) -> list[list[Timing]]:
     """Every model's steps, the models in turns within each step, so that a slow moment is everybody's."""
-    most = min(one.model_.config.max_positions for one in several) - WARM_UP - STEPS
-    usable = sorted({min(context, most) for context in contexts})
     found: list[list[Timing]] = [[] for _ in several]
     vocabulary = min(one.model_.config.vocab_size for one in several)
     with ExitStack() as held:
         writers: list[Any] = [held.enter_context(ready(one.model_, max(batches))) for one in several]
         for batch in sorted(batches):
-            for context in usable:
+            for context in contexts:
                 generator = torch.Generator().manual_seed(0)
                 prompts = torch.randint(vocabulary, (batch, context), generator=generator).tolist()
                 begun = [writer.begin(prompts) for writer in writers]

@@ -75,9 +75,8 @@ class Comparison:
         """Column names of `rows`."""
         largest = self.models[0].timings[-1]
         at = f"{largest.batch} x {largest.context}"
-        scores = [score.name for score in self.models[0].scores]
         return [
-            *("model", "K/V heads", "parameters", "loss", "KL", "agreement", *scores, "same output"),
+            *("model", "K/V heads", "parameters", "loss", "KL", "agreement", *self._signed(), "same output"),
             *(f"ms/step {at}", "tokens/s", "speed", "cache bytes", "wins from"),
         ]
 
@@ -88,6 +87,7 @@ class Comparison:
         for one in self.models:
             last = one.timings[-1]
             heads = sorted(set(one.kv_heads))
+            scores = {score.name: f"{score.value:.2f}" for score in one.scores}
             found.append(
                 [
                     one.name,
@@ -96,7 +96,7 @@ class Comparison:
                     f"{one.loss:.4f}",
                     f"{one.divergence:.4f}",
                     f"{100 * one.agreement:.1f} %",
-                    *(f"{score.value:.2f}" for score in one.scores),
+                    *(scores.get(name, "") for name in self._signed()),
                     f"{100 * one.same_outputs:.1f} %",
                     f"{last.milliseconds:.2f}",
                     f"{last.tokens_per_second:,.0f}",
@@ -147,14 +147,20 @@ class Comparison:
         """Write `to_html`. Raises TransfuseError if the disk refuses."""
         return write_page(path, self.to_html())
 
+    def _signed(self) -> dict[str, str]:
+        """The signatures of all scores, by name; a model may lack one, as a word perplexity beyond all numbers."""
+        return {score.name: score.signature for one in self.models for score in one.scores}
+
     def _signatures(self) -> list[str]:
-        return [f"{score.name}: {score.signature}" for score in self.models[0].scores]
+        return [f"{name}: {signature}" for name, signature in self._signed().items()]
 
     def _quality_picture(self) -> Figure:
         figure, axes = new_figure()
+        name = next(iter(self._signed()))
         for one in self.models:
-            axes.plot(one.timings[-1].cache_bytes / 2**20, one.scores[0].value, "o", label=one.name)
-        axes.set(xlabel="keys and values, MiB", ylabel=self.models[0].scores[0].name, xlim=(0, None))
+            for score in (score for score in one.scores if score.name == name):
+                axes.plot(one.timings[-1].cache_bytes / 2**20, score.value, "o", label=one.name)
+        axes.set(xlabel="keys and values, MiB", ylabel=name, xlim=(0, None))
         axes.legend()
         return figure
 

@@ -124,6 +124,14 @@ def own_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in model.named_parameters()}
 
 
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a model's weights, as float32, to tell one from another."""
+    digest = hashlib.sha256()
+    for weight in own_weights(model).values():
+        digest.update(weight.float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def set_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy what `own_weights` gave into a model of the same shape."""
     with torch.no_grad():

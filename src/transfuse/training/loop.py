@@ -146,9 +146,11 @@ def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def autocast(device: torch.device, config: TrainingConfig) -> torch.autocast:
-    """The context in which the model computes in `config.precision`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+def autocast(model: nn.Module, config: TrainingConfig) -> torch.autocast:
+    """The context in which the model computes in `config.precision`; one of half precision in its own."""
+    weight = next(model.parameters())
+    wanted = config.precision == "bfloat16" and weight.dtype == torch.float32
+    return torch.autocast(weight.device.type, torch.bfloat16, enabled=wanted)
 
 
 @torch.no_grad()
@@ -159,7 +161,7 @@ def mean_loss(model: nn.Module, data: Any, loss: Loss, config: TrainingConfig) -
     total, n_tokens = 0.0, 0
     for rows in data.in_order(config.batch_tokens):
         batch = data.batch(rows).to(device)
-        with autocast(device, config):
+        with autocast(model, config):
             total += loss(model, batch, 0.0).item()
         n_tokens += batch.n_tokens
     return total / n_tokens
@@ -172,7 +174,7 @@ def _gradients(
     n_tokens = sum(batch.n_tokens for batch in batches)
     total = 0.0
     for batch in batches:
-        with autocast(device, config):
+        with autocast(model, config):
             summed = loss(model, batch.to(device), config.label_smoothing)
         (summed / n_tokens).backward()  # type: ignore[no-untyped-call]
         total += summed.item()

@@ -62,7 +62,7 @@ def pretraining_scores(model: BertModel, data: MaskedDataset, config: TrainingCo
     device = next(model.parameters()).device
     for rows in data.in_order(config.batch_tokens):
         batch = data.batch(rows).to(device)
-        with autocast(device, config):
+        with autocast(model, config):
             x_ND = token_vectors(model, batch.sequences)
             logits_MV = model.words(x_ND[batch.hidden_M])
         sums[0] += F.cross_entropy(logits_MV.float(), batch.labels_M, reduction="sum").item()
@@ -70,7 +70,7 @@ def pretraining_scores(model: BertModel, data: MaskedDataset, config: TrainingCo
         n_words += batch.n_tokens
         labelled = batch.next_B != IGNORED
         if labelled.any():
-            with autocast(device, config):
+            with autocast(model, config):
                 logits_B2 = _pair_logits(model, x_ND, batch)[labelled]
             sums[2] += F.cross_entropy(logits_B2.float(), batch.next_B[labelled], reduction="sum").item()
             sums[3] += (logits_B2.argmax(-1) == batch.next_B[labelled]).sum().item()
