@@ -269,13 +269,13 @@ def test_documents_of_one_stretch_have_no_next_sentences() -> None:
 
 
 def test_words_that_the_vocabulary_lacks_are_told_of(fitted: TextEncoder) -> None:
-    letters = np.random.default_rng(0).choice(list("acgt"), (30, 120))
+    letters = np.random.default_rng(0).choice(list("acgt"), (60, 120))
     strands = ["".join(row) for row in letters]
-    message = r"^30 of 30 pieces, in 30 of 30 rows, are \[UNK\]: words of characters .* or of more than 100"
+    message = r"^60 of 60 pieces, in 60 of 60 rows, are \[UNK\]: words of characters .* or of more than 100"
     with pytest.warns(UnknownWordsWarning, match=message):
         fitted.transform(strands)
     with pytest.warns(UnknownWordsWarning):
-        TextClassifier(model=TINY, training=TRAINING.replace(max_steps=1)).fit(strands, [0, 1] * 15)
+        TextClassifier(model=TINY, training=TRAINING.replace(max_steps=1)).fit(strands, [0, 1] * 30)
     classifier = TextClassifier(encoder=fitted, training=TRAINING.replace(max_steps=1)).fit(DOCUMENTS, [0, 1] * 24)
     with pytest.warns(UnknownWordsWarning):
         classifier.predict(strands)

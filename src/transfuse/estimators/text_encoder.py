@@ -51,7 +51,7 @@ TRAINING = TrainingConfig(
     label_smoothing=0.0,
     average=1,
 )
-MOST_UNKNOWN, FEWEST_UNKNOWN = 0.3, 10
+MOST_UNKNOWN, FEWEST_UNKNOWN = 0.3, 50
 """Share of pieces, and number of them, that may be unknown to the vocabulary before it is said."""
 
 ENCODED_TOKENS = 2048
