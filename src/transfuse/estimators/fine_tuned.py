@@ -155,9 +155,10 @@ class FineTuned(TrainedEstimator):
             self.results_ = self._train(
                 folder, data, loss, score, seed=seed, identity=identity, resume=resume, config=config
             )
+        learned = max(map(len, data.pieces))
         self.results_ |= {
             "held_out_loss": mean_loss(self.model_, held, loss, config),
-            "positions": max(positions * (self.encoder is not None), *map(len, data.pieces)),
+            "positions": learned if self.encoder is None else max(positions, learned),
         }
 
     def divided(self, X: Iterable[Any], y: Iterable[Any]) -> tuple[tuple[list[Any], list[Any]], ...]:

@@ -43,8 +43,8 @@ class BertConfig(Config):
     `head` is what is trained on it: "words" (masked words), "pretraining" (masked words and next sentence), "sequence",
     "token" (`n_labels` logits a sequence, a token), "span" (start and end of an answer) or "none". `pooler=None` is
     where the head needs one. `d_hidden=None` is four times `d_model`. `position_start` is what positions begin as,
-    before training: drawn ("random"), as in BERT, or sines and cosines of their size ("sinusoidal"), by which what is
-    learned of near positions holds for far ones too, so that pre-training can go from short rows to long ones.
+    before training: drawn ("random"), as in BERT, or sines and cosines of their size ("sinusoidal"), of which far ones
+    are learned sooner where pre-training goes from short rows to long ones.
     """
 
     vocab_size: int = 8000
