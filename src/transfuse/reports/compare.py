@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from transfuse.data.corpus import Corpus
 from transfuse.errors import ConfigError
 from transfuse.estimators.language_model import LanguageModel
 from transfuse.estimators.regroup import check_comparable, check_given
@@ -60,7 +59,7 @@ def compare(
     names, several = list(models), list(models.values())
     check_given(several[0], y)
     usable = _usable(several, contexts, batches)
-    X, y = (side if side is None or isinstance(side, Corpus) else list(side) for side in (X, y))
+    X, y = (list(side) if isinstance(side, Iterator) else side for side in (X, y))
     with scratch_folder() as folder:
         held: Any = several[0].judging(Path(folder), X, y)
         n_tokens = sum(held.batch(rows).n_tokens for rows in held.in_order(4096))
@@ -71,7 +70,7 @@ def compare(
     found = []
     for i, (name, one) in enumerate(zip(names, several, strict=True)):
         equal = [_shared_start(a, b) for a, b in zip(outputs[i], outputs[0], strict=True)]
-        scores = one.evaluate(X) if y is None else [score_texts(outputs[i], y, metric)[-1] for metric in metrics]
+        scores = one.evaluate(X) if y is None else [score_texts(outputs[i], list(y), metric)[-1] for metric in metrics]
         found.append(
             Compared(
                 name,
