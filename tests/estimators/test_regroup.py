@@ -350,7 +350,7 @@ def test_a_run_is_not_taken_up_by_another_conversion(reverser: Seq2Seq, tmp_path
 def test_half_precision_is_trained_in_float32(model: Seq2Seq | LanguageModel, tmp_path: Path, dtype: Any) -> None:
     model.save(tmp_path / "own")
     half = transfuse.load(tmp_path / "own", dtype=dtype)
-    half.training = half.training.replace(precision="bfloat16")  # type: ignore[union-attr]
+    half.training = half.training.replace(precision="bfloat16")  # type: ignore[union-attr]  # which is of float32 alone
     assert isinstance(half, Seq2Seq | LanguageModel)
     pooled: Any = regroup(half, 1, method="mean", refit=False)
     budget: Any = {"tokens": 2000, "training": TRAINING.replace(learning_rate=1e-4)}
@@ -362,8 +362,8 @@ def test_half_precision_is_trained_in_float32(model: Seq2Seq | LanguageModel, tm
     whole = uptrain(pooled, half, *data(model), **budget)
     for name, weight in weights(whole).items():
         assert torch.equal(weight.to(getattr(torch, dtype)), weights(trained)[name])
-    scored = trained.evaluate(*(side for side in model.held_out(*data(model)) if side is not None))
-    assert all(math.isfinite(score.value) for score in scored)
+    (found,) = compare({"trained": trained}, *model.held_out(*data(model)), contexts=(8,)).models
+    assert math.isfinite(found.loss) and all(math.isfinite(score.value) for score in found.scores)
 
 
 def test_a_loss_that_is_no_number_is_an_error(talker: LanguageModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from transfuse import (
     UnknownWordsWarning,
     UntrainedPositionsWarning,
 )
+from transfuse.estimators.ablation import _mean_vectors
 from transfuse.pretrained.directory import read_origin
 from transfuse.training.metrics_log import read_metrics
 
@@ -127,6 +129,8 @@ def test_positions_that_pre_training_never_saw(fitted: TextEncoder, tmp_path: Pa
         classifier = TextClassifier(encoder=again, training=quick).fit(*rows, validation=rows)
     longest = len(fitted.tokenizer_.encode([long])[0])
     assert TextEncoder.load(classifier.save(tmp_path / "classes")).trained_positions == longest > known
+    classifier = TextClassifier(encoder=again, training=quick).fit([short] * 16, [0, 1] * 8)
+    assert len(fitted.tokenizer_.encode([short])[0]) < known == classifier.results_["positions"]
     # what goes on in shorter rows keeps what it knew, and longer ones teach the rest
     for masking, now in (
         (MaskingConfig(context=16), known),
@@ -266,6 +270,12 @@ def test_documents_of_one_stretch_have_no_next_sentences() -> None:
         make(training=quick, pooling="cls").fit(short)
     with pytest.raises(ConfigError, match="trained without next-sentence prediction"):
         transfuse.ablate_next_sentence(model, short)
+
+
+def test_an_ablation_looks_for_sentences_by_their_means(fitted: TextEncoder) -> None:
+    first = copy.copy(fitted).set_params(pooling="cls")
+    np.testing.assert_array_equal(_mean_vectors(first, DOCUMENTS[:3]), fitted.transform(DOCUMENTS[:3]))
+    assert first.pooling == "cls"
 
 
 def test_words_that_the_vocabulary_lacks_are_told_of(fitted: TextEncoder) -> None:
