@@ -64,7 +64,9 @@ def test_classes(home: Path) -> None:
     assert "2 seeds: accuracy" in done.stderr
     assert set(run("predict", home / "classes", home / "texts.txt").stdout.split()) <= {"beast", "herb"}
     (first, _) = run("predict", home / "classes", home / "texts.txt", "--json").stdout.splitlines()
-    assert sum(json.loads(first)["probabilities"].values()) == pytest.approx(1)
+    record = json.loads(first)
+    assert sum(record["probabilities"].values()) == pytest.approx(1)
+    assert record["output"] == max(record["probabilities"], key=record["probabilities"].get)
     scores = json.loads(run("evaluate", home / "classes", *table, "--json").stdout)
     assert scores["rows"] == 32 and [score["name"] for score in scores["scores"]] == ["F1", "accuracy"]
 
