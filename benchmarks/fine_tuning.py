@@ -138,7 +138,7 @@ class Theirs:
             estimator.tokenizer_ = TextEncoder.load(self.model.config.name_or_path).tokenizer_
             data = estimator._dataset(_Questions.some(X, y, "y", range(len(X))))
             return [
-                {"input_ids": one.ids, "token_type_ids": one.segments, "attention_mask": [1] * len(one),
+                {"input_ids": list(one.ids), "token_type_ids": list(one.segments), "attention_mask": [1] * len(one),
                  "start_positions": int(a), "end_positions": int(b)}
                 for one, (a, b) in zip(data.pieces, data.targets, strict=True)
             ]  # fmt: skip
