@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from commands import call, failure
+from transfuse.cli.found import _lines
 
 SIZES = ["model.d_model=16", "model.n_layers=1", "model.n_heads=2", "model.max_positions=48", "model.vocab_size=120"]
 STEPS = ["training.max_steps=4", "training.validate_every=2", "training.batch_tokens=128"]
@@ -259,3 +261,13 @@ def test_what_is_wrong_with_rows_names_their_file(home: Path) -> None:
     (home / "empty.txt").write_text("")
     code, last = failure("fit", "encode", home / "empty.txt", "--out", home / "never")
     assert code == 2 and last.count(str(home / "empty.txt")) == 1 and "0 sentences are too few" in last
+
+
+def test_labels_are_those_that_are_likelier_than_not() -> None:
+    class Model:
+        classes_, kind_ = np.array(["cold", "wet"]), "labels"
+
+        def predict_proba(self, rows: list[str]) -> np.ndarray:
+            return np.array([[0.4, 0.6], [0.2, 0.3]])
+
+    assert [(text, record["output"]) for text, record in _lines(Model(), ["a", "b"])] == [("wet", ["wet"]), ("", [])]

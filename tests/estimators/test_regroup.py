@@ -247,6 +247,8 @@ def test_what_makes_no_sense_is_refused(reverser: Seq2Seq, talker: LanguageModel
         compare({"own": reverser}, X)
     with pytest.raises(DataError, match=r"^X is one string"):
         compare({"own": reverser}, "a cat ran", "ran cat a")
+    with pytest.raises(DataError, match=r"^validation must be two columns, the texts and what they become$"):
+        uptrain(reverser, reverser, X, y, tokens=10, validation=X)
     with pytest.raises(ConfigError, match=r"^y is not for a language model$"):
         uptrain(talker, talker, X, y, tokens=10)
     with pytest.raises(ConfigError, match=r"^alpha=nan must be a number$"):

@@ -16,6 +16,7 @@ from transfuse.data.pairs import Columns, as_pairs, as_texts
 from transfuse.data.tokenizer import SPECIAL_IDS, Tokenizer, TokenizerConfig
 from transfuse.errors import (
     ConfigError,
+    DataError,
     GenerationError,
     ModelDirectoryError,
     TruncatedWarning,
@@ -147,6 +148,8 @@ class Seq2Seq(TrainedEstimator):
         pairs = as_pairs(X, y, "X", "y")
         if validation is None:
             return hold_out(pairs, self.validation_fraction, seed)
+        if not isinstance(validation, tuple | list) or len(validation) != 2:
+            raise DataError("validation must be two columns, the texts and what they become")
         return pairs, as_pairs(*validation, "validation[0]", "validation[1]")
 
     def _prepared(self, training: Columns, held_out: Columns) -> Prepared:
