@@ -88,7 +88,7 @@ class UnknownWordsWarning(UserWarning):
 
 
 class UntrainedPositionsWarning(UserWarning):
-    """Input reaches past the positions that pre-training ever saw."""
+    """Input reaches past the positions that pre-training, or any training, ever saw."""
 
 
 class UnreadableWarning(UserWarning):

@@ -14,7 +14,15 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import transfuse
-from transfuse import AnsweringConfig, BertConfig, ConfigError, DataError, QuestionAnswerer, TrainingConfig
+from transfuse import (
+    AnsweringConfig,
+    BertConfig,
+    ConfigError,
+    DataError,
+    QuestionAnswerer,
+    TrainingConfig,
+    UntrainedPositionsWarning,
+)
 from transfuse.data.labelled import LabelledDataset
 from transfuse.estimators import question_answerer
 from transfuse.estimators.question_answerer import _Questions
@@ -72,7 +80,8 @@ def test_no_answer_is_given_only_where_it_was_learned_and_wins(fitted: QuestionA
 def test_long_contexts_are_read_in_windows(fitted: QuestionAnswerer) -> None:
     filling = "now lives now. " * 40
     context = filling + X[0][1]
-    (best, *_) = fitted.predict_n_best([(X[0][0], context)], 3)[0]
+    with pytest.warns(UntrainedPositionsWarning):
+        (best, *_) = fitted.predict_n_best([(X[0][0], context)], 3)[0]
     assert best.start >= len(filling) and best.text == context[best.start : best.end]
     rows = [(question, "now. " * 30 + text) for question, text in X]
     answers = [[(text, start + len("now. " * 30)) for text, start in one] for one in Y]

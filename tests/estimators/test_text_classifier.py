@@ -29,6 +29,7 @@ from transfuse import (
     TextRegressor,
     TrainingConfig,
     TruncatedWarning,
+    UntrainedPositionsWarning,
 )
 from transfuse.estimators import fine_tuned
 from transfuse.estimators.fine_tuned import divided
@@ -269,10 +270,10 @@ def test_a_fitted_encoder_survives_clones(fitted: TextClassifier) -> None:
 def test_of_a_long_pair_the_longer_text_is_cut(fitted: TextClassifier) -> None:
     long = "see the cat there now again " * 10
     pairs = make(training=TRAINING.replace(max_steps=2)).fit([(a, a) for a in TEXTS], CLASSES)
-    with pytest.warns(UserWarning, match="are cut"):
+    with pytest.warns(TruncatedWarning, match="are cut"), pytest.warns(UntrainedPositionsWarning):
         one, other = pairs.predict_proba([(long, "find the oak"), (long, "see the rose")])
     assert not np.allclose(one, other)
-    with pytest.warns(UserWarning, match="are cut"):
+    with pytest.warns(TruncatedWarning, match="are cut"), pytest.warns(UntrainedPositionsWarning):
         pairs.predict_proba([(long, long), ("cat", long), (long + "cat", long)])
 
 
@@ -436,5 +437,18 @@ def test_what_is_judged_is_checked_like_what_is_learned(fitted: TextClassifier) 
 def test_a_validation_text_that_is_cut_is_named_as_such() -> None:
     long = "see the cat " * 30
     message = r"^validation\[0\]: 1 of 2 texts .* \(the first is row 1 with \d+\)$"
-    with pytest.warns(TruncatedWarning, match=r"^X: 1 of 2"), pytest.warns(TruncatedWarning, match=message):
+    judged = pytest.warns(
+        UntrainedPositionsWarning, match=r"^1 of 2 rows have up to 32 pieces, and the model was trained"
+    )
+    with judged, pytest.warns(TruncatedWarning, match=r"^X: 1 of 2"), pytest.warns(TruncatedWarning, match=message):
         make(training=TRAINING.replace(max_steps=1)).fit(TEXTS, CLASSES, validation=(["see", long], CLASSES[:2]))
+
+
+def test_rows_much_longer_than_those_of_training_are_warned_of(fitted: TextClassifier, tmp_path: Path) -> None:
+    longest = fitted.results_["positions"]
+    assert longest == max(len(one) for one in fitted.tokenizer_.encode(TEXTS)) < fitted.model_.config.max_positions / 2
+    fitted.predict(["cat " * (longest * 3 // 2 - 2)])  # with [CLS] and [SEP] half as long again
+    fitted.save(tmp_path)
+    for model in (fitted, TextClassifier.load(tmp_path)):
+        with pytest.warns(UntrainedPositionsWarning, match=rf"^1 of 2 rows .* trained on rows of at most {longest}:"):
+            model.predict(["cat", "cat " * (longest * 3 // 2 - 1)])

@@ -27,6 +27,7 @@ from transfuse.estimators.text_encoder import (
     begun_from,
     bert_tokenizer_values,
     opened,
+    warn_of_longer,
     warn_of_unknown,
     warn_of_untrained,
 )
@@ -161,6 +162,12 @@ class FineTuned(TrainedEstimator):
             "positions": learned if self.encoder is None else max(positions, learned),
         }
 
+    @property
+    def _trained_positions(self) -> int:
+        """Tokens of the longest row of any training, as far as a directory says; else all positions."""
+        found: int = self.results_.get("positions", self.model_.config.max_positions)
+        return found
+
     def divided(self, X: Iterable[Any], y: Iterable[Any]) -> tuple[tuple[list[Any], list[Any]], ...]:
         """X and y of the rows that `fit` learns from where it is given no validation, and of those it judges by."""
         rows, targets = (list(side.to_numpy() if hasattr(side, "to_numpy") else side) for side in (X, y))
@@ -193,7 +200,9 @@ class FineTuned(TrainedEstimator):
     def _found(
         self, data: LabelledDataset, logits: Callable[[BertModel, LabelledBatch], T]
     ) -> Iterator[tuple[LabelledBatch, T]]:
-        """Batches of all of `data`, and what `logits` makes of each."""
+        """Batches of all of `data`, and what `logits` makes of each. Warnings where rows are much longer than those of
+        training, and where their words are unknown."""
+        warn_of_longer(data.pieces, self._trained_positions)
         warn_of_unknown(data.pieces, self.tokenizer_)
         device = next(self.model_.parameters()).device
         self.model_.eval()

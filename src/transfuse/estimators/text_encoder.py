@@ -54,6 +54,8 @@ TRAINING = TrainingConfig(
 MOST_UNKNOWN, FEWEST_UNKNOWN = 0.3, 50
 """Share of pieces, and number of them, that may be unknown to the vocabulary before it is said."""
 
+MASKING_HINT = " (masking.context sets it)"
+
 ENCODED_TOKENS = 2048
 """Tokens that are encoded together."""
 
@@ -399,13 +401,23 @@ def cut(pieces: list[Pieces], longest: int, tokenizer: WordPiece, name: str = "X
 
 def warn_of_untrained(pieces: Sequence[Pieces], positions: int) -> None:
     """Say how many rows reach past `positions`, those that pre-training saw."""
-    long = [len(one) for one in pieces if len(one) > positions]
+    _warn_of_long(pieces, positions, f"the encoder was pre-trained on rows of at most {positions}", MASKING_HINT)
+
+
+def warn_of_longer(pieces: Sequence[Pieces], positions: int) -> None:
+    """Say how many rows are longer by half than `positions`, those that any training saw: a few pieces more are what
+    held-out rows often have."""
+    _warn_of_long(pieces, positions * 3 // 2, f"the model was trained on rows of at most {positions}")
+
+
+def _warn_of_long(pieces: Sequence[Pieces], most: int, trained: str, hint: str = "") -> None:
+    long = [len(one) for one in pieces if len(one) > most]
     if long:
         warnings.warn(
-            f"{len(long)} of {len(pieces)} rows have up to {max(long)} pieces, and the encoder was pre-trained on rows "
-            f"of at most {positions}: expect little of what stands behind those (masking.context sets it)",
+            f"{len(long)} of {len(pieces)} rows have up to {max(long)} pieces, and {trained}: what stands behind those "
+            f"has positions that were never trained{hint}",
             UntrainedPositionsWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
