@@ -12,10 +12,22 @@ from pathlib import Path
 import pytest
 
 from transfuse.cli import main
-from transfuse.errors import ResumeWarning, TruncatedWarning, UnreadableWarning, UnseenCharactersWarning
+from transfuse.errors import (
+    ResumeWarning,
+    TruncatedWarning,
+    UnreadableWarning,
+    UnseenCharactersWarning,
+    UntrainedPositionsWarning,
+)
 
 COMMAND = str(Path(sys.executable).with_name("transfuse"))
-OURS = (ResumeWarning, TruncatedWarning, UnreadableWarning, UnseenCharactersWarning)
+OURS = (
+    ResumeWarning,
+    TruncatedWarning,
+    UnreadableWarning,
+    UnseenCharactersWarning,
+    UntrainedPositionsWarning,
+)
 """Warnings that a command shows; any other fails a test."""
 
 
