@@ -19,6 +19,7 @@ from transfuse.data.labelled import LabelledBatch, LabelledDataset
 from transfuse.data.wordpiece import WordPiece, WordPieceConfig
 from transfuse.errors import ConfigError, DataError, ModelDirectoryError
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about
+from transfuse.estimators.limits import warn_of_longer, warn_of_unknown, warn_of_untrained
 from transfuse.estimators.model_card import model_card
 from transfuse.estimators.text_encoder import (
     MODEL,
@@ -27,9 +28,6 @@ from transfuse.estimators.text_encoder import (
     begun_from,
     bert_tokenizer_values,
     opened,
-    warn_of_longer,
-    warn_of_unknown,
-    warn_of_untrained,
 )
 from transfuse.estimators.trained import TrainedEstimator
 from transfuse.metrics.text_scores import Score

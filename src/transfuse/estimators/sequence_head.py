@@ -16,7 +16,7 @@ from transfuse.data.wordpiece import Pieces
 from transfuse.errors import ConfigError, DataError, ModelDirectoryError
 from transfuse.estimators.about import ESTIMATOR
 from transfuse.estimators.fine_tuned import FineTuned, divided
-from transfuse.estimators.text_encoder import cut
+from transfuse.estimators.limits import cut
 from transfuse.models.bert import Head, check_pairs
 from transfuse.pretrained.directory import CONFIG, read_json
 from transfuse.training.classification import SequenceLoss, sequence_logits

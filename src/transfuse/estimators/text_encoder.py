@@ -20,16 +20,10 @@ from transfuse.data.corpus import Corpus, as_corpus
 from transfuse.data.masking import MaskedDataset, MaskingConfig, sentences
 from transfuse.data.pairs import as_texts
 from transfuse.data.sequences import PackedSequences, by_length, pack
-from transfuse.data.wordpiece import MASK, UNKNOWN, Pieces, WordPiece, WordPieceConfig
-from transfuse.errors import (
-    ConfigError,
-    DataError,
-    ModelDirectoryError,
-    TruncatedWarning,
-    UnknownWordsWarning,
-    UntrainedPositionsWarning,
-)
+from transfuse.data.wordpiece import MASK, Pieces, WordPiece, WordPieceConfig
+from transfuse.errors import ConfigError, DataError, ModelDirectoryError
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about
+from transfuse.estimators.limits import cut, warn_of_unknown, warn_of_untrained
 from transfuse.estimators.model_card import model_card
 from transfuse.estimators.trained import TrainedEstimator
 from transfuse.models.bert import BertConfig, BertModel, Head, check_pairs
@@ -51,11 +45,6 @@ TRAINING = TrainingConfig(
     label_smoothing=0.0,
     average=1,
 )
-MOST_UNKNOWN, FEWEST_UNKNOWN = 0.3, 50
-"""Share of pieces, and number of them, that may be unknown to the vocabulary before it is said."""
-
-MASKING_HINT = " (masking.context sets it)"
-
 ENCODED_TOKENS = 2048
 """Tokens that are encoded together."""
 
@@ -380,73 +369,6 @@ def bert_tokenizer_values(max_positions: int) -> dict[str, Any]:
         **{f"{name}_token": f"[{name.upper()}]" for name in ("cls", "sep", "pad", "unk", "mask")},
         "model_max_length": max_positions,
     }
-
-
-def cut(pieces: list[Pieces], longest: int, tokenizer: WordPiece, name: str = "X") -> list[Pieces]:
-    """Pieces of `name`, no more of each than the model's positions, still closed by [SEP]."""
-    long = [row for row, one in enumerate(pieces) if len(one) > longest]
-    if not long:
-        return pieces
-    warnings.warn(
-        f"{name}: {len(long)} of {len(pieces)} texts have more than {longest} pieces and are cut "
-        f"(the first is row {long[0]} with {len(pieces[long[0]])})",
-        TruncatedWarning,
-        stacklevel=5,
-    )
-    for row in long:
-        shorter = tokenizer.join(*_shortened(pieces[row], longest))
-        pieces[row] = shorter if pieces[row].offsets else shorter.bare()
-    return pieces
-
-
-def warn_of_untrained(pieces: Sequence[Pieces], positions: int) -> None:
-    """Say how many rows reach past `positions`, those that pre-training saw."""
-    _warn_of_long(pieces, positions, f"the encoder was pre-trained on rows of at most {positions}", MASKING_HINT)
-
-
-def warn_of_longer(pieces: Sequence[Pieces], positions: int) -> None:
-    """Say how many rows are longer by half than `positions`, those that any training saw: a few pieces more are what
-    held-out rows often have."""
-    _warn_of_long(pieces, positions * 3 // 2, f"the model was trained on rows of at most {positions}")
-
-
-def _warn_of_long(pieces: Sequence[Pieces], most: int, trained: str, hint: str = "") -> None:
-    long = [len(one) for one in pieces if len(one) > most]
-    if long:
-        warnings.warn(
-            f"{len(long)} of {len(pieces)} rows have up to {max(long)} pieces, and {trained}: what stands behind those "
-            f"has positions that were never trained{hint}",
-            UntrainedPositionsWarning,
-            stacklevel=5,
-        )
-
-
-def warn_of_unknown(pieces: Sequence[Pieces], tokenizer: WordPiece) -> None:
-    """Say so where much of what is read is no piece of the vocabulary."""
-    unknown = tokenizer.unknown_id
-    counts = [one.ids.count(unknown) for one in pieces]
-    n = sum(len(one) - 2 - one.segments[-1] for one in pieces)  # besides [CLS] and [SEP]
-    if sum(counts) > max(MOST_UNKNOWN * n, FEWEST_UNKNOWN):
-        warnings.warn(
-            f"{sum(counts):,} of {n:,} pieces, in {sum(map(bool, counts)):,} of {len(pieces):,} rows, are "
-            f"{UNKNOWN}: words of characters that the vocabulary does not have, or of more than 100 characters",
-            UnknownWordsWarning,
-            stacklevel=4,
-        )
-
-
-def _shortened(one: Pieces, longest: int) -> list[Pieces]:
-    """The text, or the two, without special tokens, cut until they fit with them: of two the longer one first."""
-    n_first = one.segments.count(0)
-    parts = [one.part(1, n_first - 1)]
-    if n_first < len(one):
-        parts.append(one.part(n_first, len(one) - 1))
-    room = longest - 1 - len(parts)
-    if len(parts) == 1:
-        return [parts[0].part(0, room)]
-    half = room // 2
-    first = min(len(parts[0]), max(room - len(parts[1]), half))
-    return [parts[0].part(0, first), parts[1].part(0, room - first)]
 
 
 def held_out_tail(documents: list[list[str]], fraction: float) -> tuple[list[list[str]], list[list[str]]]:
