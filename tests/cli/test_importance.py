@@ -63,6 +63,19 @@ def test_bad_tables_are_named(table: Path, tmp_path: Path) -> None:
     assert code == 1 and "The model scores" in output and "cannot draw" in messages
     code, last = failure("importance", table, "--target", "answer", "--trees", "3", "--scoring", "f1")
     assert code == 2 and "scoring='f1' cannot judge this y" in last
+    code, last = failure("importance", table, "--target", "answer", "--trees", "3", "--scoring", "beauty")
+    assert code == 2 and "scoring='beauty': not among scikit-learn's scorers" in last
+    path.write_text("a,y\n" + "1e300,b\n2,c\n" * 20)
+    code, last = failure("importance", path, "--target", "y", "--trees", "3")
+    assert code == 2 and "column 'a': 1e+300 is more than a tree's numbers (float32) hold" in last
+    path.write_text("noise 1,y\n" + "1,b\n2,c\n" * 20)
+    code, output, messages = call("importance", path, "--target", "y", "--trees", "3", "--noise", "30", "--json")
+    names = {one["feature"] for one in json.loads(output)["features"]}
+    assert code == 0 and names == {f"noise {i}" for i in range(1, 32)}, messages
+    path.write_text("a,y\n" + "".join(f"{i},{i * i / 7}\n" for i in range(40)))
+    (tmp_path / "one.csv").write_text("a,y\n1,2.5\n")
+    code, last = failure("importance", path, "--target", "y", "--trees", "3", "--test", tmp_path / "one.csv")
+    assert code == 2 and "X has 1 row; at least 2 are needed" in last
     code, last = failure("importance", tmp_path / "t.txt", "--target", "b")
     assert code == 2 and "cannot tell the format" in last
 
@@ -79,6 +92,9 @@ def test_longest_of_standard_input() -> None:
     assert record["window"] == "abcdefghéñ北\ti😀" and record["length"] == 14
     _, output, _ = call("longest", "-", "--lines", given=b"aab\r\nxyz\n\nqq")
     assert output == "2\t1\t3\tab\n3\t0\t3\txyz\n0\t0\t0\t\n1\t0\t1\tq\n"
+    wide = b"ab" * (1 << 20) + b"c\r\nxyzx\n" + b"d" * (1 << 20)  # lines of several pieces
+    _, output, _ = call("longest", "-", "--lines", given=wide)
+    assert output == f"3\t{(2 << 20) - 2}\t{(2 << 20) + 1}\tabc\n3\t0\t3\txyz\n1\t0\t1\td\n"
     _, output, _ = call("longest", "abab", "--all", given=b"")
     assert output == "2\t0\t2\tab\n2\t1\t3\tba\n2\t2\t4\tab\n"
     _, output, _ = call("longest", "-", "--graphemes", "--normalise", "NFC", given="e\u0301\u00e9a".encode())

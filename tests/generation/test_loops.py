@@ -46,9 +46,19 @@ def test_what_is_found_is_what_the_tokens_are() -> None:
             continue
         n, loop = result
         found += 1
+        before = loop.start - 1  # the loop did not begin sooner
+        assert before < loop.period or ids[before] != ids[before - loop.period]
         assert all(ids[i] == ids[i - loop.period] for i in range(loop.start, n))
         assert n - loop.start + loop.period >= 2 * loop.period
     assert found > 100
+
+
+@pytest.mark.parametrize(
+    ("ids", "repeats", "n", "start"),
+    [(b"abcdabcdXYZ" + b"abcd" * 10, 3, 23, 15), (b"abcdef" * 7 + b"XYZ" + b"abcdef" * 20, 8, 93, 51)],
+)
+def test_a_loop_that_occurred_before_is_found_as_soon(ids: bytes, repeats: int, n: int, start: int) -> None:
+    assert first_loop(list(ids), repeats) == (n, Loop(start, len(set(ids)) - 3))
 
 
 def test_text_that_does_not_repeat_has_no_loop() -> None:

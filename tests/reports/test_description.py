@@ -11,7 +11,9 @@ import pytest
 
 from commands import call, failure
 from transfuse import ConfigError, describe
+from transfuse.reports import description
 from transfuse.reports.description import RUN, SHORTEST, distinct_shares
+from transfuse.strings.longest import longest_distinct_rows
 
 LOOP = "and so we went on " * 12
 PLAIN = " ".join(f"word{i}" for i in range(60))
@@ -40,6 +42,22 @@ def test_shares_are_those_of_the_longest_window() -> None:
     assert distinct_shares([LOOP])[0] < 0.2 and distinct_shares([PLAIN])[0] == 1
 
 
+def test_one_long_text_does_not_make_the_others_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def scanned(ids: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(ids.shape)
+        return longest_distinct_rows(ids, keep)
+
+    monkeypatch.setattr(description, "longest_distinct_rows", scanned)
+    texts = [PLAIN + " " + LOOP] * 3000 + [LOOP * 20_000] + [PLAIN] * 2000
+    shares = distinct_shares(texts)
+    assert shares[0] == by_definition(texts[0]) < 1 and (shares[:3000] == shares[0]).all()
+    assert shares[3000] < 1e-4 and (shares[3001:] == 1).all()
+    assert sum(rows for rows, _ in seen) == len(texts)
+    assert max(rows * width for rows, width in seen if rows > 1) <= description.NUMBERS
+
+
 def test_each_column_is_described() -> None:
     frame = pd.DataFrame(
         {
@@ -47,17 +65,19 @@ def test_each_column_is_described() -> None:
             "size": [1.0, 5.0, None, 2.0],
             "letter": ["a", "b", "a", None],
             "day": ["2024-01-05", "2023-12-31", None, "2024-02-01"],
+            "memo": ["one\ntwo", "three four", "x", "y"],
             "photo": ["a.png", "b.png", "c.png", "d.png"],
             "empty": [None] * 4,
         }
     )
-    found = {one.name: one for one in describe(frame, {"letter": "category", "story": "text"}).columns}
+    found = {one.name: one for one in describe(frame, {"letter": "category", "story": "text", "memo": "text"}).columns}
     story = found["story"]
     assert (story.known, story.different, story.repeating, story.worst_row) == (3, 3, 1, 2)
     assert story.words == pytest.approx((60 + 60 + 61) / 3)
     assert found["size"].about == "1 to 5, median 2" and found["size"].known == 3
     assert found["letter"].about == "most often a (67 %)"
     assert found["day"].about == "2023-12-31 to 2024-02-01"
+    assert found["memo"].about == "one two"
     assert found["photo"].kind == "image" and found["empty"].about == "nothing is known"
     text = describe(frame, {"letter": "category", "story": "text"}).to_text()
     assert text.startswith("4 rows") and "1 (most: row 2)" in text

@@ -11,15 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import xgboost
+from scipy.sparse import csr_matrix
 from sklearn.ensemble import (
     GradientBoostingClassifier,
     GradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
+    RandomTreesEmbedding,
 )
 from sklearn.inspection import permutation_importance
-from sklearn.metrics import r2_score
-from sklearn.multioutput import MultiOutputRegressor
+from sklearn.metrics import log_loss, r2_score
+from sklearn.multioutput import MultiOutputClassifier, MultiOutputRegressor
 from sklearn.tree import DecisionTreeClassifier
 
 from transfuse import ConfigError, DataError, forest_importance, tree_importance
@@ -238,12 +240,12 @@ def test_a_forest_for_a_table_with_text_and_holes() -> None:
 def test_links_that_cannot_be_followed_are_refused_and_single_columns_are_columns() -> None:
     y = (FRAME["true"] > 0).astype(float)
     X, held = FRAME[["true", "noise"]][TRAIN], FRAME[["true", "noise"]][HELD]
-    for model in (
-        xgboost.XGBRegressor(n_estimators=3, objective="reg:logistic"),
-        GradientBoostingClassifier(n_estimators=3, loss="exponential"),
-    ):
-        with pytest.raises(DataError, match="cannot be shuffled"):
-            tree_importance(model.fit(X, y[TRAIN]), held, y[HELD], X_train=X, y_train=y[TRAIN])
+    logistic = xgboost.XGBRegressor(n_estimators=3, objective="reg:logistic").fit(X, y[TRAIN])
+    with pytest.raises(DataError, match="cannot be shuffled"):
+        tree_importance(logistic, held, y[HELD], X_train=X, y_train=y[TRAIN])
+    doubled = GradientBoostingClassifier(n_estimators=3, loss="exponential", random_state=0).fit(X, y[TRAIN])
+    found = tree_importance(doubled, held, y[HELD], X_train=X, y_train=y[TRAIN], scoring="neg_log_loss")
+    assert found.score == pytest.approx(-log_loss(y[HELD], doubled.predict_proba(held)))
     forest = RandomForestClassifier(5, random_state=0).fit(X, y[TRAIN])
     flat, column = (tree_importance(forest, held, one).score for one in (y[HELD], y[HELD].to_frame()))
     assert flat == column > 0.9
@@ -339,3 +341,123 @@ def test_what_nodes_learned_from_weighted_bags_is_what_the_forest_says() -> None
 def test_weights_that_are_none_are_refused(weight: np.ndarray, said: str, forest: RandomForestClassifier) -> None:
     with pytest.raises(DataError, match=said):
         tree_importance(forest, FRAME[HELD], Y[HELD], sample_weight=weight)
+
+
+def test_training_rows_must_be_those_of_the_forest(forest: RandomForestClassifier) -> None:
+    X, y, held = FRAME[TRAIN], Y[TRAIN], (FRAME[HELD], Y[HELD])
+    for rows, labels, message in (
+        (X[::-1], y[::-1], "not the rows, in their order"),
+        (FRAME[:300], Y[:300], "X_train has 300 rows, but the model was fitted to 250"),
+        (X[:100], y[:100], "X_train has 100 rows, but the model was fitted to 250"),
+    ):
+        with pytest.raises(DataError, match=message):
+            tree_importance(forest, *held, X_train=rows, y_train=labels)
+    weight = DRAW.random(250) * (DRAW.random(250) > 0.2)
+    for settings in ({"class_weight": "balanced"}, {"max_samples": 0.5}, {"bootstrap": False}):
+        weighted = RandomForestClassifier(3, random_state=0, **settings).fit(X, y, weight)
+        tree_importance(weighted, *held, X_train=X, y_train=y, train_weight=weight)
+        other = X[::-1] if settings.get("bootstrap", True) else X + 1.0
+        with pytest.raises(DataError, match="not the rows, in their order"):
+            tree_importance(weighted, *held, X_train=other, y_train=y, train_weight=weight)
+
+
+def test_shares_that_constraints_bent_are_not_what_nodes_learned() -> None:
+    X, y = FRAME[["true", "noise"]].to_numpy(), Y
+    bent = RandomForestClassifier(20, random_state=0, monotonic_cst=[1, -1]).fit(X[TRAIN], y[TRAIN])
+    with pytest.raises(DataError, match="does not say what its nodes learned"):
+        tree_importance(bent, X[HELD], y[HELD])
+    table = tree_importance(bent, X[HELD], y[HELD], X_train=X[TRAIN], y_train=y[TRAIN]).table
+    np.testing.assert_allclose(table["gini_train"].sort_index(), bent.feature_importances_, rtol=0, atol=1e-12)
+
+
+COLOURS = pd.DataFrame({"x": DRAW.normal(size=N), "c": DRAW.choice(list("pqrs"), N), "n": DRAW.choice([3, 1, 7], N)})
+COLOURS = COLOURS.astype({"c": "category", "n": "category"})
+OF_COLOURS = COLOURS["c"].isin(["p", "r"]).to_numpy() ^ (COLOURS["n"] == 7).to_numpy()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        xgboost.XGBClassifier(n_estimators=5, enable_categorical=True),
+        lightgbm.LGBMClassifier(n_estimators=5, verbose=-1),
+        MultiOutputClassifier(xgboost.XGBClassifier(n_estimators=5, enable_categorical=True)),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_categories_are_those_of_the_model_in_whatever_order_a_table_has_them(model: Any) -> None:
+    y = np.column_stack([OF_COLOURS, ~OF_COLOURS]) if hasattr(model, "estimator") else OF_COLOURS
+    X, held = COLOURS[TRAIN], COLOURS[HELD]
+    model.fit(X, y[TRAIN])
+    expected = tree_importance(model, held, y[HELD], X_train=X, y_train=y[TRAIN])
+    assert expected.score > 0.99 and expected.table.loc["c", "gini_held_out"] > 0.05
+
+    def turned(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows.assign(c=rows["c"].cat.reorder_categories(list("sqpr")), n=rows["n"].cat.set_categories([7, 3, 1]))
+
+    found = tree_importance(model, turned(held), y[HELD], X_train=turned(X), y_train=y[TRAIN])
+    pd.testing.assert_frame_equal(found.table, expected.table)
+    few = (held["c"] != "q").to_numpy()
+    lacking = held[few].assign(c=held["c"][few].cat.remove_unused_categories())
+    assert tree_importance(model, lacking, y[HELD][few], X_train=X, y_train=y[TRAIN]).score > 0.99
+    codes = held.assign(c=held["c"].cat.codes)
+    with pytest.raises(DataError, match="1 columns of categories, but the model learned from 2"):
+        tree_importance(model, codes, y[HELD], X_train=X, y_train=y[TRAIN])
+
+
+def test_the_number_that_stands_for_a_gap_is_one() -> None:
+    X = np.where(DRAW.random((N, 3)) < 0.2, np.nan, DRAW.normal(size=(N, 3)))
+    y = np.nan_to_num(X[:, 0]) + 3 * np.isnan(X[:, 1])
+    tables = []
+    for rows, missing in ((X, np.nan), (np.nan_to_num(X, nan=-999), -999)):
+        model = xgboost.XGBRegressor(n_estimators=5, missing=missing).fit(rows[TRAIN], y[TRAIN])
+        tables.append(tree_importance(model, rows[HELD], y[HELD], X_train=rows[TRAIN], y_train=y[TRAIN]).table)
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_pandas_own_numbers_and_what_is_no_table(forest: RandomForestClassifier) -> None:
+    own = FRAME[["true", "noise"]].astype("Float64")
+    own.loc[::9, "noise"] = pd.NA
+    plain = own.astype(float)
+    found = [
+        tree_importance(
+            RandomForestClassifier(5, random_state=0).fit(plain[TRAIN], Y[TRAIN]), rows[HELD], Y[HELD]
+        ).table
+        for rows in (own, plain)
+    ]
+    pd.testing.assert_frame_equal(*found)
+    with pytest.raises(DataError, match=r"X is sparse; give X\.toarray\(\)"):
+        tree_importance(forest, csr_matrix(FRAME), Y)
+    with pytest.raises(DataError, match="X has 3 dimensions"):
+        tree_importance(forest, np.zeros((2, 4, 1)), Y[:2])
+    with pytest.raises(DataError, match="a RandomTreesEmbedding is not"):
+        tree_importance(RandomTreesEmbedding(2).fit(FRAME), FRAME, Y)
+    empty = xgboost.XGBRegressor(n_estimators=0).fit(FRAME, FRAME["true"])
+    with pytest.raises(DataError, match="the model has no trees"):
+        tree_importance(empty, FRAME, FRAME["true"], X_train=FRAME, y_train=FRAME["true"])
+
+
+def test_classes_that_look_alike_when_rounded_and_classes_of_one_row() -> None:
+    table = FRAME[:400].assign(y=np.where(Y[:400] == "yes", 20230101.0, 20230102.0))
+    found = forest_importance(table, "y", n_trees=10)
+    assert found.score > 0.8 and found.chance < 0.7
+    kinds = table.assign(y=np.where(Y[:400] == "yes", 1.0, 2.5))
+    assert forest_importance(kinds.assign(y=kinds["y"].map(str)), "y", n_trees=10).score == (
+        forest_importance(table, "y", n_trees=10).score
+    )
+    rare = FRAME[:400].assign(y=[*Y[:397], "a", "b", "c"])
+    for seed in range(5):
+        assert forest_importance(rare, "y", n_trees=3, random_state=seed).n_rows == 100
+
+
+def test_dates_are_numbered_by_time_and_names_of_rows_are_told() -> None:
+    days = pd.Timestamp("2000-01-01") + pd.to_timedelta(DRAW.permutation(400) * 20, unit="D")
+    table = pd.DataFrame({"when": days.strftime("%Y-%m-%d"), "name": [f"row {i}" for i in range(400)]})
+    table["new"] = np.where(days > pd.Timestamp("2010-06-01"), "yes", "no")
+    found = forest_importance(table, "new", n_trees=20)
+    assert found.score > 0.98 and found.table.loc["when", "gini_held_out"] > 0.9
+    assert found.sentences[-1] == (
+        "Text that is different in nearly every row tells a forest nothing of other rows: 'name'."
+    )
+    held = table[:50].assign(when="tomorrow")
+    with pytest.raises(DataError, match="column 'when', row 1: tomorrow is not a date"):
+        forest_importance(table, "new", held=held, n_trees=2)

@@ -7,6 +7,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -77,7 +78,9 @@ def test_ten_thousand_random_strings(ways: Iterator[str]) -> None:
 
 @given(st.lists(st.text(max_size=700), max_size=6))
 def test_pieces_of_a_stream_are_one_text(pieces: list[str]) -> None:
-    for reading in (Reading(), Reading(graphemes=True, normalise="NFC", casefold=True)):
+    readings = [Reading(), Reading(graphemes=True, normalise="NFC", casefold=True)]
+    readings += [Reading(normalise="NFKC"), Reading(graphemes=True, normalise="NFKD")]
+    for reading in readings:
         stream = DistinctStream(reading)
         for piece in pieces:
             stream.feed(piece)
@@ -85,6 +88,16 @@ def test_pieces_of_a_stream_are_one_text(pieces: list[str]) -> None:
         expected = longest_distinct(list(whole))
         assert (found.start, found.end) == (expected.start, expected.end)
         assert found.window == "".join(whole[found.start : found.end])
+
+
+@pytest.mark.parametrize("normalise", ["NFKC", "NFKD"])
+def test_characters_that_join_when_taken_apart_are_not_cut_between_pieces(normalise: Literal["NFKC", "NFKD"]) -> None:
+    text = "\u3131\u314f\u3134\u3131\u314f"  # letters of Hangul by themselves, two of which make a syllable
+    for cut in range(len(text) + 1):
+        stream = DistinctStream(Reading(normalise=normalise))
+        stream.feed(text[:cut])
+        stream.feed(text[cut:])
+        assert stream.result() == longest_distinct(text, normalise=normalise)
 
 
 @pytest.mark.parametrize("n", [0, 1, 999, 1000, 5000])

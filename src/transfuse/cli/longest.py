@@ -67,11 +67,14 @@ def _pieces() -> Iterator[str]:
 
 
 def _lines() -> Iterator[str]:
-    kept = ""
+    parts: list[str] = []  # of a line that has not ended
     for piece in _pieces():
-        *whole, kept = (kept + piece).split("\n")
-        yield from (line.removesuffix("\r") for line in whole)
-    if kept:
+        first, *more = piece.split("\n")
+        parts.append(first)
+        for line in more:
+            yield "".join(parts).removesuffix("\r")
+            parts = [line]
+    if kept := "".join(parts):
         yield kept
 
 

@@ -131,6 +131,11 @@ def known_dates(column: pd.Series, by_day: bool) -> pd.Series:
     return dates
 
 
+def days(dates: pd.Series) -> pd.Series:
+    """Days since 1970, with fractions, NaN where there is no date."""
+    return (dates - pd.Timestamp(1970, 1, 1)) / pd.Timedelta(days=1)
+
+
 def as_strings(column: pd.Series) -> list[str | None]:
     """A column as strings, None where nothing is known; whole numbers have no decimals, as in a column without gaps."""
     return [None if _missing(value) else _string(value) for value in column.tolist()]

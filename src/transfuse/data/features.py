@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from transfuse.data.columns import Kind, as_numbers, as_strings, day_first, known_dates, names_of
+from transfuse.data.columns import Kind, as_numbers, as_strings, day_first, days, known_dates, names_of
 from transfuse.errors import DataError
 
 BINS = 48
@@ -114,8 +114,13 @@ def _numbers(frame: pd.DataFrame, kinds: Mapping[str, Kind], by_day: Mapping[str
     found = {name: as_numbers(frame[name]) for name in names_of(kinds, "number")}
     for name in names_of(kinds, "date"):
         dates = known_dates(frame[name], by_day[name])
-        day = (dates - pd.Timestamp(1970, 1, 1)) / pd.Timedelta(days=1)
-        parts = (day, dates.dt.day_of_year, dates.dt.day, dates.dt.day_of_week, dates.dt.hour + dates.dt.minute / 60)
+        parts = (
+            days(dates),
+            dates.dt.day_of_year,
+            dates.dt.day,
+            dates.dt.day_of_week,
+            dates.dt.hour + dates.dt.minute / 60,
+        )
         twice = sorted({f"{name} ({part})" for part in DATE_PARTS} & set(found))
         if twice:
             raise DataError(f"a column is called {twice[0]!r}, as is a part of the date {name!r}")

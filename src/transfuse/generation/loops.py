@@ -3,7 +3,7 @@
 Over a sequence's n-grams, the window without a repeat that ends at the newest one stops growing when an n-gram recurs;
 the distance to where it occurred before is the period that a loop would have. The period is kept for as long as every
 further token equals the one a period before it, and a loop is a period that has been kept long enough. Constant time a
-token.
+token, but for looking back from where a period is found to where it began.
 """
 
 from __future__ import annotations
@@ -44,7 +44,15 @@ class LoopFinder:
         elif self._window.previous is None:
             self._period = 0
         else:
-            self._period, self._n_equal = self._window.n - 1 - self._window.previous, NGRAM
+            self._period = self._window.n - 1 - self._window.previous
+            self._n_equal = self._equal(self._period)
         if not self._period or self._n_equal + self._period < self.repeats * self._period:
             return None
         return Loop(len(self._ids) - self._n_equal, self._period)
+
+    def _equal(self, period: int) -> int:
+        """How many of the last tokens equal the one a period before them."""
+        n, ids = NGRAM, self._ids
+        while n + period < len(ids) and ids[-1 - n] == ids[-1 - n - period]:
+            n += 1
+        return n

@@ -19,8 +19,8 @@ RUN = 4
 SHORTEST = 20
 """Runs below which a text is too short to be said to repeat itself."""
 
-ROWS = 1000
-"""Texts looked at together."""
+NUMBERS = 1 << 20
+"""Runs looked at together, counting what shorter texts are filled up with."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,11 @@ def distinct_shares(texts: Sequence[str]) -> np.ndarray:
     text with fewer than `SHORTEST`."""
     shares = np.ones(len(texts))
     long = [(row, runs) for row, text in enumerate(texts) if len(runs := _runs(text)) >= SHORTEST]
-    for first in range(0, len(long), ROWS):
-        part = long[first : first + ROWS]
+    long.sort(key=lambda item: len(item[1]))
+    while long:
+        # the longest, and as many of those before it as fit beside it
+        part = long[-max(1, NUMBERS // len(long[-1][1])) :]
+        del long[-len(part) :]
         lengths = np.array([len(runs) for _, runs in part])
         keep = np.arange(lengths.max()) < lengths[:, None]
         ids = np.zeros(keep.shape, np.int64)
@@ -128,4 +131,5 @@ def _about(column: pd.Series, kind: Kind, known: list[str]) -> str:
     if kind == "category":
         counts = pd.Series(known).value_counts()
         return f"most often {counts.index[0]} ({100 * counts.iloc[0] / len(known):.0f} %)"
-    return known[0] if len(known[0]) <= 40 else known[0][:39] + "…"
+    first = " ".join(known[0].split())
+    return first if len(first) <= 40 else first[:39] + "…"

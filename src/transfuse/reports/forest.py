@@ -7,14 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
-from sklearn.model_selection import train_test_split
 
+from transfuse.data.columns import day_first, days, known_dates, look
 from transfuse.errors import DataError
+from transfuse.estimators.fine_tuned import divided
 from transfuse.reports.importance import Importance, tree_importance
+from transfuse.reports.seen_trees import check_scoring
 
 HELD_OUT = 0.25
 FEW_VALUES = 20
 """A column of whole numbers with at most so many is taken for classes."""
+
+MOST_DIFFERENT = 0.9
+"""Share of different values from which a column of text is one of names of rows."""
 
 
 def forest_importance(
@@ -29,10 +34,11 @@ def forest_importance(
 ) -> Importance:
     """Fit a forest to a table and judge its columns on `held`, by default a quarter of the rows.
 
-    Text columns are numbered by how frequent their values are (missing stays missing, values unseen in training are the
-    rarest); `settings` are those of `tree_importance`. Raises DataError for a target that is missing, constant, or has
-    empty cells, which `skip_bad_rows` leaves out.
+    Dates are numbered by time, other text by how frequent its values are (missing stays missing, values unseen in
+    training are the rarest). A class of one row is learned from. `settings` are those of `tree_importance`. Raises
+    DataError for a target that is missing, constant, or has empty cells, which `skip_bad_rows` leaves out.
     """
+    check_scoring(settings.get("scoring"))
     rows = _with_target(rows, target, "the table", skip_bad_rows)
     if held is not None:
         held = _with_target(held, target, "the held-out table", skip_bad_rows)
@@ -43,9 +49,9 @@ def forest_importance(
     if held is None:
         if len(rows) < 8:
             raise DataError(f"{len(rows)} rows are too few to hold a quarter of them out; at least 8 are needed")
-        counts = rows[target].value_counts()
-        by_class = rows[target] if classes and counts.min() > 1 and len(counts) < HELD_OUT * len(rows) else None
-        rows, held = train_test_split(rows, test_size=HELD_OUT, random_state=random_state, stratify=by_class)
+        names = rows[target].map(_class_name).to_numpy(str) if classes else None
+        learned, aside = divided(len(rows), HELD_OUT, random_state, classes=names)
+        rows, held = rows.iloc[learned], rows.iloc[aside]
     if rows[target].nunique() < 2:
         raise DataError(f"column {target!r} has one value ({rows[target].iloc[0]!r}); there is nothing to predict")
     y, held_y = rows[target], held[target]
@@ -54,15 +60,21 @@ def forest_importance(
         unknown = sorted(set(held_y) - set(y))
         if unknown:
             raise DataError(f"column {target!r}: {unknown[0]!r} is among the held-out rows only")
-    X, held_X = _numbered(rows.drop(columns=target), held.drop(columns=target))
+    X, held_X, names_of_rows = _numbered(rows.drop(columns=target), held.drop(columns=target))
     kind = RandomForestClassifier if classes else RandomForestRegressor
     forest = kind(
         n_trees, min_samples_leaf=3, max_features="sqrt" if classes else 1 / 3, n_jobs=-1, random_state=random_state
     )
     forest.fit(X, y)
-    return tree_importance(
+    found = tree_importance(
         forest, held_X, held_y.to_numpy(), X_train=X, y_train=y.to_numpy(), random_state=random_state, **settings
     )
+    if names_of_rows:
+        told = ", ".join(map(repr, names_of_rows))
+        found.sentences.append(
+            f"Text that is different in nearly every row tells a forest nothing of other rows: {told}."
+        )
+    return found
 
 
 def _with_target(rows: pd.DataFrame, target: str, name: str, skip_bad_rows: bool) -> pd.DataFrame:
@@ -86,15 +98,22 @@ def _is_of_classes(column: pd.Series) -> bool:
 
 def _class_name(value: Any) -> str:
     """A class as text, 1 and 1.0 alike."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float | np.floating):
+        return str(int(value)) if float(value).is_integer() else repr(float(value))
+    return str(value)
 
 
-def _numbered(rows: pd.DataFrame, held: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Both tables as numbers, by the same code."""
-    own, other = {}, {}
+def _numbered(rows: pd.DataFrame, held: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Both tables as numbers, by the same code, and the columns of text whose values hardly recur."""
+    own, other, names_of_rows = {}, {}, []
     for name in rows.columns:
         column, beside = rows[name], held[name]
-        if not pd.api.types.is_numeric_dtype(column):
+        if look(column) == "date":
+            by_day = day_first(column)
+            column, beside = days(known_dates(column, by_day)), days(known_dates(beside, by_day))
+        elif not pd.api.types.is_numeric_dtype(column):
+            if column.nunique() > MOST_DIFFERENT * max(column.notna().sum(), FEW_VALUES):
+                names_of_rows.append(str(name))
             code = {value: i for i, value in enumerate(column.value_counts().index)}
             column = column.map(code)
             beside = beside.map(code).where(beside.isna() | beside.isin(list(code)), len(code))
@@ -102,5 +121,8 @@ def _numbered(rows: pd.DataFrame, held: pd.DataFrame) -> tuple[pd.DataFrame, pd.
             beside = pd.Series(np.nan, index=beside.index)
         elif not pd.api.types.is_numeric_dtype(beside):
             raise DataError(f"the held-out table's column {name!r} holds text, but the table's numbers")
+        for one in (column, beside):
+            if (one.abs() > np.finfo(np.float32).max).any():
+                raise DataError(f"column {name!r}: {one.abs().max():g} is more than a tree's numbers (float32) hold")
         own[name], other[name] = column.astype(float), beside.astype(float)
-    return pd.DataFrame(own), pd.DataFrame(other)
+    return pd.DataFrame(own), pd.DataFrame(other), names_of_rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +48,8 @@ class Importance:
         """Everything as JSON has it; what is missing is None."""
         rows = self.table.reset_index().astype(object).where(self.table.reset_index().notna(), None)
         return {
-            "score": self.score,
-            "chance": self.chance,
+            "score": _or_none(self.score),
+            "chance": _or_none(self.chance),
             "scoring": self.scoring,
             "rows": self.n_rows,
             "features": rows.to_dict("records"),
@@ -132,6 +134,8 @@ def tree_importance(
     X, y = _table(X, "X", model), _column(y)
     if len(X) != len(y):
         raise DataError(f"X has {len(X)} rows and y has {len(y)}; they must be equally many")
+    if len(X) < 2 and not hasattr(model, "classes_"):
+        raise DataError("X has 1 row; at least 2 are needed to judge numbers by")
     train = None if X_train is None else (_table(X_train, "X_train", model), _column(y_train))
     if train is not None and len(train[0]) != len(train[1]):
         raise DataError(f"X_train has {len(train[0])} rows and y_train has {len(train[1])}; they must be equally many")
@@ -164,6 +168,10 @@ def tree_importance(
 
 def _table(X: Any, name: str, model: Any) -> pd.DataFrame:
     """A frame in the model's order of columns, checked."""
+    if hasattr(X, "toarray"):
+        raise DataError(f"{name} is sparse; give {name}.toarray()")
+    if not isinstance(X, pd.DataFrame) and np.ndim(X) != 2:
+        raise DataError(f"{name} has {np.ndim(X)} dimensions; a table has 2")
     frame = X if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X))
     if frame.empty:
         raise DataError(f"{name} is empty; at least one row and one column are needed")
@@ -185,7 +193,13 @@ def _table(X: Any, name: str, model: Any) -> pd.DataFrame:
         kind = frame[column].dtype
         if not (pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_bool_dtype(kind) or str(kind) == "category"):
             raise DataError(f"{name}: column {column!r} holds {kind}, expected numbers; encode it as for the model")
-    return frame
+    # pandas' own kinds of numbers, whose gaps are no numbers
+    own = {
+        c: float
+        for c in frame.columns
+        if pd.api.types.is_extension_array_dtype(kind := frame[c].dtype) and str(kind) != "category"
+    }
+    return frame.astype(own) if own else frame
 
 
 def _weight(given: Any, name: str, X: pd.DataFrame) -> np.ndarray | None:
@@ -209,10 +223,15 @@ def _column(y: Any) -> np.ndarray:
 
 
 def _with_noise(X: pd.DataFrame, n: int, draw: np.random.Generator) -> pd.DataFrame:
-    """The table with columns of noise: one of normal numbers, then integers of 2, 10, 50, … values."""
-    columns = {"noise 1": draw.normal(size=len(X))}
-    for i in range(1, n):
-        columns[f"noise {i + 1}"] = draw.integers(0, 2 * 5 ** (i - 1), len(X)).astype(np.float64)
+    """The table with columns of noise: one of normal numbers, then integers of 2, 10, 50, … values, as many as rows at
+    most."""
+    taken = set(map(str, X.columns))
+    names = itertools.islice((name for i in itertools.count(1) if (name := f"noise {i}") not in taken), n)
+    columns = {next(names): draw.normal(size=len(X))}
+    n_values = 2
+    for name in names:
+        columns[name] = draw.integers(0, n_values, len(X)).astype(np.float64)
+        n_values = min(5 * n_values, max(2, len(X)))
     return pd.concat([X, pd.DataFrame(columns, index=X.index)], axis=1)
 
 
@@ -333,6 +352,11 @@ def _sentences(
         idle = [name for name in table.index if name not in set(noise) and table.loc[name, "permutation"] <= border]
         found.append(f"No better than noise by permutation: {_listed(idle) if idle else 'none'}.")
     return found
+
+
+def _or_none(value: float) -> float | None:
+    """A number as JSON has it."""
+    return value if math.isfinite(value) else None
 
 
 def _listed(names: Any) -> str:

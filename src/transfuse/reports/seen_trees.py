@@ -27,7 +27,10 @@ class SeenTrees:
         self.weight = None if weight is None else np.asarray(weight, np.float64)
         self.ensemble: Ensemble = read_trees(model)
         self.of_classes = hasattr(model, "classes_")
-        self.bags = _bags(model, len(train[0])) if train is not None and self.ensemble.is_forest else None
+        self.bags = None
+        if train is not None and self.ensemble.is_forest:
+            self.bags = _bags(model, len(train[0]))
+            self._check_train(*train)
 
     @cached_property
     def learned(self) -> Learned:
@@ -86,6 +89,22 @@ class SeenTrees:
             values[np.arange(len(columns)), output, np.searchsorted(classes, columns[:, output])] = 1
         return Target(values, True)
 
+    def _check_train(self, X: pd.DataFrame, y: np.ndarray) -> None:
+        """Raise DataError unless the first tree of a forest grew from these rows in this order, as far as it tells."""
+        first = self.model.estimators_[0] if hasattr(self.model, "estimators_") else self.model
+        trees, target = read_trees(first).trees, self.target(y, "y_train")
+        drawn = np.ones((1, len(X))) if self.bags is None else self.bags[:1]
+        if self.weight is not None and not self._drawn_by_weight:
+            drawn = drawn * self.weight
+        found = learned_from(trees, self.rows(X), target, (drawn > 0).astype(np.float64))
+        if not np.allclose(found.weight, first.tree_.n_node_samples):
+            raise DataError("X_train and train_weight are not the rows, in their order, that the model was fitted to")
+
+    @property
+    def _drawn_by_weight(self) -> bool:
+        """Whether a bag's rows were drawn by their weights, as since scikit-learn 1.9: then each counts the same."""
+        return self.bags is not None and hasattr(self.model, "_sample_weight")
+
     def _learned(self) -> Learned:
         if self.train is None:
             raise DataError(
@@ -94,9 +113,7 @@ class SeenTrees:
         X, y = self.train
         weights = np.ones((1, len(X))) if self.weight is None else self.weight[None]
         if self.bags is not None:
-            # since 1.9 scikit-learn draws a bag's rows by their weights, and then each counts the same
-            drawn_by_weight = hasattr(self.model, "_sample_weight")
-            weights = self.bags if drawn_by_weight else weights * self.bags
+            weights = self.bags if self._drawn_by_weight else weights * self.bags
         return learned_from(self.ensemble.trees, self.rows(X), self.target(y, "y_train"), weights)
 
 
@@ -107,6 +124,9 @@ def _place(columns: np.ndarray, place: Sequence[int]) -> str:
 
 def _bags(model: Any, n: int) -> np.ndarray | None:
     """How often each tree of a forest drew each training row, (trees, n)."""
+    n_fitted = getattr(model, "_n_samples", n)
+    if n != n_fitted:
+        raise DataError(f"X_train has {n} rows, but the model was fitted to {n_fitted}")
     if not getattr(model, "bootstrap", False):
         return None
     return np.array([np.bincount(rows, minlength=n) for rows in model.estimators_samples_], np.float64)
@@ -160,6 +180,11 @@ def scorer_of(
         margins = np.asarray(ensemble.margins(given), np.float64).reshape(len(X), -1)
         base = np.median(margins - own, axis=0)
     _check_predictions(seen, given, own + base)
+    if seen.train is not None and not ensemble.is_forest:
+        learned = seen.train[0]
+        _check_predictions(
+            seen, learned if given is X else learned.to_numpy(), summed(ensemble.trees, seen.rows(learned)) + base
+        )
     judge = _judge(seen, y, scoring, weight)
     return lambda sums: judge([output.predicted(sums + base) for output in ensemble.outputs])
 
@@ -200,8 +225,9 @@ def _double(seen: SeenTrees, predicted: np.ndarray) -> _Sums:
 
 def _scored(seen: SeenTrees, double: _Sums, y: np.ndarray, scoring: str | None, weight: np.ndarray | None) -> float:
     weights = {} if weight is None else {"sample_weight": weight}
+    scorer = check_scoring(scoring or seen.scoring)
     try:
-        return float(_named_scorer(seen, scoring)(double, None, y, **weights))
+        return float(scorer(double, None, y, **weights))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"scoring={scoring!r} cannot judge this y ({error})") from error
 
@@ -215,7 +241,7 @@ def _check_predictions(seen: SeenTrees, given: Any, margins: np.ndarray) -> None
     if len(ours) != len(theirs) or not all(map(_are_equal, ours, theirs)):
         raise DataError(
             f"a {type(model).__name__} whose predictions are not made of its trees' sums in a known way "
-            "(an objective, or columns of categories, that cannot be followed) cannot be shuffled"
+            "(an objective, a model it began with, or columns of categories that cannot be followed) cannot be shuffled"
         )
 
 
@@ -237,9 +263,10 @@ def _are_equal(ours: np.ndarray, theirs: np.ndarray) -> bool:
     return theirs.shape == ours.shape and np.allclose(ours, theirs, rtol=1e-4, atol=apart)
 
 
-def _named_scorer(seen: SeenTrees, scoring: str | None) -> Any:
+def check_scoring(scoring: str | None) -> Any:
+    """scikit-learn's scorer of that name, if it is one. Raises ConfigError for what is none."""
     try:
-        return get_scorer(scoring or seen.scoring)
+        return None if scoring is None else get_scorer(scoring)
     except ValueError as error:
         raise ConfigError(f"scoring={scoring!r}: not among scikit-learn's scorers") from error
 

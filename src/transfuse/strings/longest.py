@@ -130,8 +130,12 @@ class DistinctStream:
         if self._reading.is_plain:
             self._scan(text)
             return
+        read = self._waiting + text
+        if self._reading.normalise in ("NFKC", "NFKD"):
+            # what is a character by itself may join the one before it once it is taken apart
+            read = unicodedata.normalize("NFKD", read)
         # a mark that belongs to the last character may still come
-        whole = graphemes(self._waiting + text)
+        whole = graphemes(read)
         self._waiting = whole[-1] if whole else ""
         self._scan(self._reading.elements("".join(whole[:-1])))
 

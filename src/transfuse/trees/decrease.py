@@ -2,7 +2,8 @@
 
 Each node says what it learned in training, shares of classes or a mean, and rows are judged by it: by the squared error
 of the shares (Brier), by the negative logarithm of the share of their class (in bits), or by squared error. On the rows
-of the training that is the usual definition: the mean loss at a node is its Gini impurity, entropy or variance.
+of the training that is the usual definition: the mean loss at a node is its Gini impurity, entropy (but for one row
+that `_loss` adds to each node) or variance.
 On other rows, unlike impurities counted anew, it is honest: a split that only fitted noise makes it worse, so its
 decrease is below zero (the same idea as MDI-oob, arXiv 1906.10845, and UFI, arXiv 1903.05179).
 

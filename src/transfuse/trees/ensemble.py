@@ -108,7 +108,9 @@ class Nodes:
 
 
 def joined(trees: Sequence[Nodes], n_features: int, *, single: bool) -> Trees:
-    """Trees as one."""
+    """Trees as one. Raises DataError for none."""
+    if not trees:
+        raise DataError("the model has no trees")
     sizes = [len(tree.feature) for tree in trees]
     roots = np.concatenate([[0], np.cumsum(sizes)])
     sets = [np.zeros((0, 1), np.uint32) if tree.sets is None else tree.sets for tree in trees]

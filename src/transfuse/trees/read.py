@@ -60,10 +60,15 @@ def read_trees(model: Any) -> Ensemble:
     if hasattr(model, "estimators_") and hasattr(model, "init_"):
         trees, of_classes = boosted_trees(model), hasattr(model, "classes_")
         margins = model.decision_function if of_classes else model.predict
-        return Ensemble(trees, _values, margins, (Output("logits" if of_classes else "identity", trees.n_outputs),))
+        # AdaBoost's loss: its sums are half the logits
+        divisor = 0.5 if getattr(model, "loss", None) == "exponential" else 1.0
+        output = Output("logits" if of_classes else "identity", trees.n_outputs, divisor=divisor)
+        return Ensemble(trees, _values, margins, (output,))
     # others that hold trees, as AdaBoost and bagging do, weigh them or show each other columns; they have no `apply`
-    if hasattr(model, "apply") and (
-        hasattr(model, "tree_") or hasattr(getattr(model, "estimators_", [None])[0], "tree_")
+    if (
+        hasattr(model, "apply")
+        and hasattr(model, "predict")
+        and (hasattr(model, "tree_") or hasattr(getattr(model, "estimators_", [None])[0], "tree_"))
     ):
         trees = forest_trees(model)
         return Ensemble(trees, _values, model.predict, _votes(model, trees))
@@ -95,7 +100,13 @@ def _boosted(model: Any, told: Boosted, margins: Callable[[Any], np.ndarray]) ->
         link = "sigmoids" if told.against_all else "logits"
     width = told.trees.n_outputs // told.n_targets
     outputs = tuple(Output(link, width, number * width, told.divisor) for number in range(told.n_targets))
-    return Ensemble(told.trees, _codes, margins, outputs)
+    missing = getattr(model, "missing", None)  # the number that XGBoost was told to take for a gap
+
+    def encode(X: Any) -> np.ndarray:
+        numbers = _codes(X, told.levels)
+        return numbers if missing is None else np.where(numbers == missing, np.nan, numbers)
+
+    return Ensemble(told.trees, encode, margins, outputs)
 
 
 def _votes(model: Any, trees: Trees) -> tuple[Output, ...]:
@@ -130,15 +141,23 @@ def _values(X: Any) -> np.ndarray:
     return np.asarray(X, np.float64)
 
 
-def _codes(X: Any) -> np.ndarray:
-    """A table as numbers; of a column of categories, their numbers."""
-    if hasattr(X, "dtypes") and hasattr(X, "items"):
-        columns = [
-            column.cat.codes.replace(-1, np.nan) if str(column.dtype) == "category" else column
-            for _, column in X.items()
-        ]
-        return np.column_stack([np.asarray(column, np.float64) for column in columns])
-    return _values(X)
+def _codes(X: Any, levels: list[list[Any]] | None) -> np.ndarray:
+    """A table as numbers; of a column of categories, their numbers in `levels`, or in the table.
+
+    Raises DataError for other columns of categories than the model has.
+    """
+    if not (hasattr(X, "dtypes") and hasattr(X, "items")):
+        return _values(X)
+    of_categories = [str(dtype) == "category" for dtype in X.dtypes]
+    if levels is not None and sum(of_categories) != len(levels):
+        raise DataError(f"{sum(of_categories)} columns of categories, but the model learned from {len(levels)}")
+    known, columns = iter(levels or ()), []
+    for (_, column), is_category in zip(X.items(), of_categories, strict=True):
+        if is_category:
+            own = column.cat if levels is None else column.cat.set_categories(next(known)).cat
+            column = own.codes.replace(-1, np.nan)
+        columns.append(np.asarray(column, np.float64))
+    return np.column_stack(columns)
 
 
 def _xgboost_margins(model: Any, booster: Any, X: Any) -> np.ndarray:

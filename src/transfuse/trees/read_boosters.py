@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,16 @@ LIGHTGBM_LOGARITHMS = ("poisson", "gamma", "tweedie")
 @dataclass(frozen=True)
 class Boosted:
     """Trees of a booster and what it tells of their sums: how many columns of y they are for, whether they are
-    `logarithms` or logits of each class `against_all` others, and the `divisor` of logits."""
+    `logarithms` or logits of each class `against_all` others, and the `divisor` of logits. `levels` are the categories
+    of each column of them, in the order of their numbers, whatever order a table has them in; None where a table's own
+    numbers are taken."""
 
     trees: Trees
     logarithms: bool
     n_targets: int = 1
     against_all: bool = False
     divisor: float = 1.0
+    levels: list[list[Any]] | None = None
 
 
 def xgboost_trees(booster: Any) -> Boosted:
@@ -49,7 +53,19 @@ def xgboost_trees(booster: Any) -> Boosted:
         for tree, output in zip(content["trees"], content["tree_info"], strict=True)
     ]
     n_features = int(learner["learner_model_param"]["num_feature"])
-    return Boosted(joined(found, n_features, single=True), objective in XGBOOST_LOGARITHMS, n_targets)
+    trees = joined(found, n_features, single=True)
+    return Boosted(trees, objective in XGBOOST_LOGARITHMS, n_targets, levels=_xgboost_levels(content.get("cats", {})))
+
+
+def _xgboost_levels(told: dict[str, Any]) -> list[list[Any]] | None:
+    """Categories of each column of them, which XGBoost keeps since 3.1: strings end to end in one list of bytes."""
+    found = []
+    for column in told.get("enc", []):
+        values = column["values"]
+        if "offsets" in column:
+            values = [bytes(values[first:last]).decode() for first, last in pairwise(column["offsets"])]
+        found.append(values)
+    return [values for values in found if values] or None
 
 
 def _vector(tree: dict[str, Any]) -> int:
@@ -121,6 +137,7 @@ def lightgbm_trees(booster: Any) -> Boosted:
         objective in LIGHTGBM_LOGARITHMS,
         against_all=objective == "multiclassova",
         divisor=1 / float(told.get("sigmoid", 1)),
+        levels=booster.pandas_categorical,
     )
 
 

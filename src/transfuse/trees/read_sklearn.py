@@ -11,18 +11,23 @@ from transfuse.trees.ensemble import Learned, Nodes, Trees, joined
 
 
 def forest_trees(model: Any) -> Trees:
-    """A tree or a forest, each tree giving a class's share or a number, with what its nodes learned."""
+    """A tree or a forest, each tree giving a class's share or a number, with what its nodes learned, where they tell:
+    under monotonic constraints a node's shares of classes are not those of its rows."""
     members = model.estimators_ if hasattr(model, "estimators_") else [model]
     n_drawn = len(model.estimators_samples_[0]) if getattr(model, "bootstrap", False) else None
+    clipped = getattr(model, "monotonic_cst", None) is not None
     found = []
     for member in members:
         tree = member.tree_
         nodes = _nodes(tree, tree.value.reshape(tree.node_count, -1))  # outputs one behind another
         weight = tree.weighted_n_node_samples
-        if hasattr(model, "classes_"):
+        if hasattr(model, "classes_") and not clipped:
             row = np.full(len(weight), weight[0] / (n_drawn or tree.n_node_samples[0]))
             nodes.learned = Learned(weight, tree.value, row=row)
-        elif member.criterion in ("squared_error", "friedman_mse"):  # whose impurity is the variance
+        elif not hasattr(model, "classes_") and member.criterion in (
+            "squared_error",
+            "friedman_mse",
+        ):  # whose impurity is the variance
             nodes.learned = Learned(weight, tree.value, weight * tree.impurity)
         found.append(nodes)
     return joined(found, members[0].n_features_in_, single=True)
