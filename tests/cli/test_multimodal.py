@@ -63,6 +63,16 @@ def test_from_a_table_to_a_report(data: Path, tmp_path: Path) -> None:
     assert record["row"] == 7 and sum(record["probabilities"].values()) == pytest.approx(1)
     code, output, _ = call("evaluate", out, rows, "--target", "answer", "--json")
     assert code == 0 and json.loads(output)["rows"] == 40
+    (data / "broken.csv").write_text(rows.read_text().replace("3.png", "gone.png"))
+    for words in (("predict", out, data / "broken.csv"), ("evaluate", out, data / "broken.csv", "--target", "answer")):
+        code, last = failure(*words)
+        assert code == 2 and "row 4, column 'photo': gone.png: No such file or directory (and" in last
+        code, _, messages = call(*words, "--unreadable", "missing")
+        assert code == 0 and "cannot be read and are taken for missing" in messages
+        assert failure(*words, "--unreadable", "never")[0] == 2
+    assert failure("predict", out, rows, "--source", "story")[1].endswith(
+        "--source and --second are for models of texts"
+    )
     assert failure("evaluate", out, rows)[1].endswith("which has to be named")
     assert failure("evaluate", out, rows, "--target", "answer", "--beams", "2") == (
         2,
@@ -127,7 +137,7 @@ def test_alignments_where_files_are_broken(data: Path, tmp_path: Path) -> None:
     files = ("--files", data, "--validation", tmp_path / "held.csv", "--kind", "letter=category")
     words = ("compare", tmp_path / "train.csv", "--align", "pad", "--target", "answer", *files, *SIZES)
     code, last = failure(*words)
-    assert code == 2 and "validation row 1, column 'photo': No such file" in last
+    assert code == 2 and "validation row 1, column 'photo': nowhere.png: No such file" in last
     for unreadable in ("missing", "drop"):
         code, output, messages = call(*words, "--unreadable", unreadable, "--json")
         assert code == 0, messages
@@ -152,3 +162,48 @@ def test_bad_tables_are_named(data: Path, tmp_path: Path) -> None:
     code, last = failure(*fit, data / "rows.csv", "--target", "answer", "--files", tmp_path, "--out", out, *SIZES)
     assert code == 2 and last.startswith("transfuse: row 1, column 'clip':") and "(and 79 more)" in last
     assert not out.exists() or not (out / "config.json").exists()
+
+
+def test_cells_mean_what_they_are_spelled_whatever_else_is_in_their_column(tmp_path: Path) -> None:
+    """Codes that look like numbers in a file without the one that does not, and classes likewise."""
+    rows = [f"{code},{label}" for code, label in (("01", "1"), ("02", "2"), ("03", "2"), ("2A", "x"))]
+    (tmp_path / "codes.csv").write_text("\n".join(["code,label", *rows * 15]) + "\n")
+    for name, lines in (("held", rows[:3] * 4), ("one", rows[1:2])):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["code,label", *lines]) + "\n")
+    steps = [one.replace("max_steps=3", "max_steps=80") for one in SIZES]
+    code, _, messages = call(
+        *("fit", "multimodal", tmp_path / "codes.csv", "--target", "label", "--category", "code", "--no-alone"),
+        *(
+            "--validation",
+            tmp_path / "held.csv",
+            "--out",
+            tmp_path / "m",
+            "--set",
+            "training.learning_rate=5e-3",
+            *steps,
+        ),
+    )
+    assert code == 0, messages
+    for name in ("held", "one"):
+        _, output, _ = call("evaluate", tmp_path / "m", tmp_path / f"{name}.csv", "--target", "label", "--json")
+        assert json.loads(output)["scores"][0]["value"] == 100, output
+    assert call("predict", tmp_path / "m", tmp_path / "one.csv")[1] == "2\n"
+
+
+def test_numbers_that_are_no_classes_and_cells_that_are_no_numbers(tmp_path: Path) -> None:
+    table, fit = tmp_path / "t.csv", ("fit", "multimodal", tmp_path / "t.csv", "--target", "y")
+    table.write_text("x,y\n" + "".join(f"{i},{i / 7:.3f}\n" for i in range(40)))
+    code, last = failure(*fit, "--out", tmp_path / "m", *SIZES)
+    assert code == 2 and "column 'y' holds numbers, as 0.143, and no classes; --number learns them" in last
+    (tmp_path / "one.csv").write_text("x,y\n1,2.5\n")
+    code, last = failure(*fit, "--number", "--validation", tmp_path / "one.csv", "--out", tmp_path / "m", *SIZES)
+    assert code == 2 and last.endswith("one.csv has 1 row; R² of numbers needs at least 2")
+    code, _, messages = call(*fit, "--number", "--validation-fraction", "0.01", "--out", tmp_path / "m", *SIZES)
+    assert code == 0, messages
+    _, output, _ = call("evaluate", tmp_path / "m", tmp_path / "one.csv", "--target", "y", "--json")
+    assert [score["name"] for score in json.loads(output)["scores"]] == ["RMSE", "MAE"]
+    table.write_text("x,y\n1,2\n2,abc\n3,4\n")
+    code, last = failure(*fit, "--number", "--out", tmp_path / "m", *SIZES)
+    assert code == 2 and last == f"transfuse: {table}: column 'y', row 2: 'abc' is not a number"
+    table.write_text("x,y\n" + "".join(f"{i},{i % 3 / 2}\n" for i in range(40)))
+    assert call(*fit, "--out", tmp_path / "classes", *SIZES)[0] == 0  # few decimal numbers may be classes

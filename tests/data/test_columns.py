@@ -84,7 +84,13 @@ def test_day_and_month_stand_in_one_order() -> None:
 def test_clocks_are_read_as_they_show() -> None:
     zoned = pd.Series(pd.date_range("2024-01-01 22:00", periods=3, freq="7h", tz="America/New_York"))
     assert as_dates(zoned, False).tolist() == as_dates(zoned.astype(str), False).tolist()
-    assert as_dates(pd.Series(["2024-01-01T22:00:00Z"]), False).iloc[0] == pd.Timestamp("2024-01-01 22:00")
+    named = ["2024-01-01T22:00:00Z", "2024-01-01 22:00 UTC", "Mon, 01 Jan 2024 22:00:00 GMT", "2024-01-01 22:00+02:00"]
+    named += ["2024-01-01 22:00 CET", "2024-01-01 22:00:00 GMT+0100", "2024-01-01 10:00 PM", "2024-01-01 22:00"]
+    assert look(pd.Series(named)) == "date"
+    for some in ([one] * 3 for one in named):
+        assert as_dates(pd.Series(some), False).tolist() == [pd.Timestamp("2024-01-01 22:00")] * 3
+    assert as_dates(pd.Series(named), False).tolist() == [pd.Timestamp("2024-01-01 22:00")] * len(named)
+    FeatureForm.learn(pd.DataFrame({"d": named}), {"d": "date"})
 
 
 def test_a_column_may_not_be_called_as_a_part_of_a_date() -> None:
@@ -102,6 +108,18 @@ def test_what_is_no_date_is_named() -> None:
 def test_whole_numbers_are_the_same_category_with_and_without_gaps() -> None:
     assert as_strings(pd.Series([1, 2])) == ["1", "2"]
     assert as_strings(pd.Series([1, None])) == ["1", None]
+    kinds = {"code": "category"}
+    form = FeatureForm.learn(pd.DataFrame({"code": ["1", "01", "7.0", "x"]}), kinds)  # type: ignore[arg-type]
+    given = pd.DataFrame({"code": ["1", "01", "1.0", "7", "7.00", "x", "x.0", "2", None]})
+    codes = form.encode(given).codes_NC[:, 0].tolist()
+    one, other, seven, letter = (FIRST_LEVEL + form.levels["code"].index(level) for level in ("1", "01", "7.0", "x"))
+    assert codes == [one, other, one, seven, UNKNOWN, letter, UNKNOWN, UNKNOWN, MISSING]
+    truth = FeatureForm.learn(pd.DataFrame({"code": [True, False]}), kinds)  # type: ignore[arg-type]
+    codes = truth.encode(pd.DataFrame({"code": [1, 0]})).codes_NC[:, 0].tolist()
+    assert (
+        codes == truth.encode(pd.DataFrame({"code": ["True", "False"]})).codes_NC[:, 0].tolist()
+        and UNKNOWN not in codes
+    )
 
 
 def test_paths_may_not_leave_the_folder(tmp_path: Path) -> None:
@@ -109,6 +127,20 @@ def test_paths_may_not_leave_the_folder(tmp_path: Path) -> None:
     paths, refused = as_paths(names, tmp_path)
     assert [path is not None for path in paths] == [True, False, False, False, True, False]
     assert set(refused) == {1, 3, 5} and "outside" in refused[1] and "no name of a file" in refused[5]
+
+
+def test_links_in_the_folder_lead_where_they_do(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "photos").symlink_to(tmp_path / "data")
+    (tmp_path / "link").symlink_to(tmp_path / "table")
+    paths, refused = as_paths(pd.Series(["photos/a.png", "photos/../../b.png"]), tmp_path / "link")
+    assert paths == [tmp_path / "link" / "photos" / "a.png", None] and set(refused) == {1}
+
+
+def test_lengths_of_time_are_seconds() -> None:
+    times = pd.Series(pd.to_timedelta(["1 min", None, "2 h"]))
+    np.testing.assert_array_equal(as_numbers(times), [60, np.nan, 7200])
 
 
 def test_numbers_fill_their_bins() -> None:

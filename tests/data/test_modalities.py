@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from media import table
 from transfuse.data import augmentation
 from transfuse.data.augmentation import AugmentationConfig, _turned, change_image, change_sound, drop_modalities
 from transfuse.data.columns import find_kinds
-from transfuse.data.features import FeatureForm
+from transfuse.data.features import MISSING, UNKNOWN, FeatureForm
 from transfuse.data.images import ImageConfig
 from transfuse.data.modalities import Images, MultimodalDataset
 from transfuse.data.rows import Media, RowForm, band_statistics, columns_of, read_media
@@ -23,7 +24,7 @@ from transfuse.data.wordpiece import WordPiece, WordPieceConfig
 from transfuse.errors import ConfigError
 
 IMAGES, SOUNDS = ImageConfig(size=8, channels=1), SoundConfig(rate=4000, n_mels=10, max_seconds=1.0)
-STILL = AugmentationConfig(shift=0, stretch=0, warp=0, time_mask=0, band_mask=0, modality_dropout=0)
+STILL = AugmentationConfig(shift=0, stretch=0, warp=0, time_mask=0, band_mask=0, modality_dropout=0, cell_dropout=0)
 
 
 @pytest.fixture(scope="module")
@@ -255,7 +256,7 @@ def test_failures_name_row_and_column(tmp_path: Path) -> None:
     kinds = find_kinds(frame, {"story": "ignored", "letter": "category"})
     media = read_media(frame, kinds, tmp_path, IMAGES, SOUNDS)
     assert [(failure.row, failure.column) for failure in media.failures] == [(1, "photo"), (2, "clip")]
-    assert media.failures[0].reason == "zero bytes" and "outside" in media.failures[1].reason
+    assert media.failures[0].reason == "1.png: zero bytes" and "outside" in media.failures[1].reason
     assert not media.images["photo"][1][1] and media.images["photo"][1][0]
 
 
@@ -267,3 +268,36 @@ def test_fingerprints_tell_rows_apart(rows: tuple[pd.DataFrame, Media, RowForm, 
     data = dataset(rows)
     assert data.fingerprint() == dataset(rows).fingerprint()
     assert data.fingerprint() != MultimodalDataset(other, data.targets, data.weights, STILL, 5).fingerprint()
+
+
+def test_frames_kept_in_a_file_are_those_kept_in_memory(tmp_path: Path) -> None:
+    frame, _ = table(tmp_path, 7)
+    (tmp_path / "3.wav").write_bytes(b"")
+    frame.loc[5, "clip"] = None
+    kinds = find_kinds(frame, {"story": "ignored", "letter": "category"})
+    (tmp_path / "scratch").mkdir()
+    kept, held = (read_media(frame, kinds, tmp_path, IMAGES, SOUNDS, where) for where in (tmp_path / "scratch", None))
+    assert list((tmp_path / "scratch").iterdir()) == [] and isinstance(kept.sounds["clip"][0], np.memmap)
+    for one, other in zip(kept.sounds["clip"], held.sounds["clip"], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.diff(kept.sounds["clip"][1])[[3, 5]].tolist() == [0, 0] and len(kept.sounds["clip"][0]) > 0
+    silent = read_media(frame.assign(clip=None), kinds, tmp_path, IMAGES, SOUNDS, tmp_path / "scratch")
+    assert silent.sounds["clip"][0].shape == (0, SOUNDS.n_mels)
+
+
+def test_cells_are_hidden_in_training_alone(rows: tuple[pd.DataFrame, Media, RowForm, Path]) -> None:
+    data = dataset(rows)
+    often = replace(data, augmentation=STILL.replace(cell_dropout=0.5))
+    place = list(data.modalities).index("table")
+    n = len(data)
+    _, known, codes, keep = data.batch(range(n)).parts[place]
+    for one in (data.batch(range(n, 2 * n)), often.batch(range(n))):  # nothing to hide, and not in training
+        assert torch.equal(one.parts[place][1], known) and torch.equal(one.parts[place][2], codes)
+    batches = [often.batch(range(epoch * n, (epoch + 1) * n)).parts[place] for epoch in range(1, 21)]
+    hidden = torch.stack([known & ~part[1] for part in batches])
+    assert 0.4 < hidden[:, known].float().mean() < 0.6
+    changed = torch.stack([part[2] for part in batches])
+    shares = [(changed == code).float().mean().item() for code in (MISSING, UNKNOWN)]
+    assert all(0.2 < share < 0.4 for share in shares) and all(torch.equal(part[3], keep) for part in batches)
+    assert torch.equal(batches[3][2], often.batch(range(4 * n, 5 * n)).parts[place][2])
+    assert torch.equal(data.batch(range(n)).parts[place][2], codes)  # and the rows themselves are as they were

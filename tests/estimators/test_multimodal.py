@@ -199,10 +199,20 @@ def test_trees_stand_for_the_table_and_are_saved_exactly(
     np.testing.assert_allclose(model.trees_.scores(plain), np.log(shares), atol=1e-9)
     assert isinstance(model.trees_.model, HistGradientBoostingClassifier)
     saved = MultimodalClassifier.load(model.save(tmp_path), files=folder)
+    made(folder).fit(X, y).save(tmp_path / "again")
+    model.save(tmp_path / "again")
+    plainer = made(folder).fit(X, y)
+    plainer.save(tmp_path / "again")  # where trees were saved before
+    after = MultimodalClassifier.load(tmp_path / "again", files=folder)
+    assert after.trees_ is None
+    np.testing.assert_array_equal(after.predict_proba(X.head(3)), plainer.predict_proba(X.head(3)))
     assert saved.trees_ is not None and (tmp_path / "trees.json").exists()
     np.testing.assert_array_equal(saved.trees_.scores(plain), model.trees_.scores(plain))
     unseen = pd.DataFrame({**X.head(3).to_dict("list"), "letter": ["new", None, "x"]})
     np.testing.assert_allclose(saved.predict_proba(unseen), model.predict_proba(unseen), atol=1e-6)
+    (tmp_path / "trees.json").unlink()
+    with pytest.raises(ModelDirectoryError, match=r"trees\.json: No such file"):
+        MultimodalClassifier.load(tmp_path)
     with pytest.raises(ConfigError, match="must be one of concatenate, gate, average"):
         made(folder, towers=towers).fit(X, y)
 
@@ -297,7 +307,10 @@ def test_towers_start_from_checkpoints_and_may_be_frozen(
     save_model(vit, tmp_path / "vit")
     towers = TOWERS.replace(text_from=str(tmp_path / "bert"), image_from=str(tmp_path / "vit"))
     for frozen in (True, False):
-        model = made(folder, towers=towers.replace(frozen=frozen)).fit(*rows)
+        model = made(folder, towers=towers.replace(frozen=frozen))
+        with pytest.warns(TruncatedWarning, match="1 rows have more than 20 pieces of text"):
+            model.fit(*rows)
+        assert model.results_["cut_texts"] == 1
         text, _, photo, _ = model.model_.towers
         assert torch.equal(photo.patches.weight, vit.patches.weight) == frozen
         known = dict(encoder.model_.named_parameters())["encoder.blocks.0.attention.query.weight"]
@@ -573,6 +586,34 @@ def test_cut_sounds_are_told_of(folder: Path, rows: tuple[pd.DataFrame, list[str
         made(folder, sounds=SMALL["sounds"].replace(max_seconds=0.02)).fit(*rows)  # type: ignore[attr-defined]
 
 
+def test_cut_texts_are_told_of(rows: tuple[pd.DataFrame, list[str]]) -> None:
+    X = rows[0][["story", "size"]].assign(memo=["", "x " * 30] * 24)
+    model = MultimodalClassifier(**{**SMALL, "kinds": {"story": "text", "memo": "text"}})
+    with pytest.warns(
+        TruncatedWarning, match=r"^24 rows have more than 24 pieces of text, and are cut \(towers\.max_p"
+    ):
+        model.fit(X, rows[1])
+    assert model.results_["cut_texts"] == 24
+    with pytest.warns(TruncatedWarning, match="^1 rows have more than 24 pieces"):
+        model.predict(X.head(2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_no_row_of_training_has_says_little(seed: int) -> None:
+    """A level that is new, or a cell that is missing, in columns that always told the class."""
+    draw = np.random.default_rng(0)
+    X = pd.DataFrame({"k": draw.choice(list("abcd"), 200), "a": draw.normal(size=200)})
+    one, other = X["k"].isin(["a", "b"]).to_numpy(), (X["a"] > 0).to_numpy()
+    training = LONGER.replace(max_steps=200, batch_tokens=1024)
+    settings = {"towers": TOWERS, "fusion": FUSION, "training": training, "random_state": seed}
+    unseen = pd.DataFrame({"k": ["new", None, "a"], "a": [0.1, 0.1, None]})
+    for y, rows in ((one, [0, 1]), (other, [2])):
+        model = MultimodalClassifier(**settings).fit(X, y)  # type: ignore[arg-type]
+        assert model.score(X, y) > 0.95
+        shares = model.predict_proba(unseen)[rows]
+        assert (np.abs(shares[:, 1] - 0.5) < 0.48).all(), shares
+
+
 def test_lists_keep_their_types_and_empty_cells_are_missing() -> None:
     rows = [[float(i % 2), "", "uv"[i % 2]] for i in range(40)]
     model = MultimodalClassifier(towers=TOWERS, fusion=FUSION, training=SHORT).fit(rows, [i % 2 for i in range(40)])
@@ -596,6 +637,12 @@ def test_it_follows_the_contract(folder: Path, rows: tuple[pd.DataFrame, list[st
     search = GridSearchCV(made(folder), {"fusion__n_layers": [1, 2]}, cv=2).fit(X, y)
     assert search.best_params_["fusion__n_layers"] in (1, 2)
     assert len(cross_val_score(made(folder), X, y, cv=2)) == 2
+    tuned = MultimodalClassifier().set_params(training__epochs=2, towers__text_from="a")
+    assert tuned.training == multimodal.FINE_TUNING.replace(epochs=2)
+    assert MultimodalRegressor().set_params(training__epochs=2).training == multimodal.TRAINING.replace(epochs=2)
+    of_table = made(folder, training=None).set_params(training__max_steps=2)
+    epochs = GridSearchCV(of_table, {"training__batch_tokens": [200, 400]}, cv=2, error_score="raise")
+    assert epochs.fit(X[["size", "letter"]], y).best_params_["training__batch_tokens"] in (200, 400)
     piped = make_pipeline(FunctionTransformer(lambda frame: frame.drop(columns="clip")), made(folder)).fit(X, y)
     assert piped.predict(X).shape == (48,)
 
@@ -607,6 +654,21 @@ def test_arrays_have_numbered_columns() -> None:
     model = MultimodalClassifier(towers=TOWERS, fusion=FUSION, training=SHORT).fit(X, y)
     assert model.feature_names_in_.tolist() == ["x0", "x1", "x2"]
     assert model.predict(X).dtype == y.dtype
+    with pytest.raises(DataError, match="X has 6 columns, but the model was trained on 3"):
+        model.predict(np.hstack([X, X]))
+    with pytest.raises(DataError, match=r"y\[0\] is 0\.\d+, a number and no class; MultimodalRegressor"):
+        MultimodalClassifier(towers=TOWERS, fusion=FUSION, training=SHORT).fit(X, X[:, 1])
+
+
+def test_columns_of_pandas_categories() -> None:
+    draw = np.random.default_rng(0)
+    X = pd.DataFrame({"same": pd.Categorical(["u"] * 40), "k": pd.Categorical(draw.choice(["p", "q", ""], 40))})
+    y = [str(one) for one in X["k"]]
+    model = MultimodalClassifier(towers=TOWERS, fusion=FUSION, training=SHORT).fit(X, y)
+    some = X[X["k"] != "p"]
+    less = some.assign(k=some["k"].cat.remove_unused_categories())
+    np.testing.assert_array_equal(model.predict_proba(less), model.predict_proba(some))
+    assert model.form_.features.levels["k"] == sorted(["p", "q"], key=lambda k: -(X["k"] == k).sum())
 
 
 def test_a_failure_leaves_a_fitted_model_as_it_was(

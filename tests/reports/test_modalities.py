@@ -25,6 +25,8 @@ from transfuse import (
     tree_importance,
 )
 from transfuse.data.modalities import Chosen
+from transfuse.data.rows import read_media
+from transfuse.estimators import multimodal
 from transfuse.reports.alignments import kept_bytes
 from transfuse.reports.modalities import Alone, Drop, ModalityReport
 
@@ -131,6 +133,35 @@ def test_residuals_of_numbers_are_drawn() -> None:
     assert report.classes is None and report.outcome_picture().axes[0].get_ylabel() == "predicted minus true"
     with pytest.raises(DataError, match="60 rows and 59 targets"):
         modality_report(model, X, y, held=(X, y[:-1]))
+    with pytest.raises(DataError, match="1 held-out row; R² of numbers needs at least 2"):
+        modality_report(model, X, y, held=(X[:1], y[:1]))
+    assert [score.name for score in model.evaluate(X[:1], y[:1])] == ["RMSE", "MAE"]
+    few = MultimodalRegressor(towers=TOWERS, fusion=FUSION, training=SHORT).fit(X[:8], y[:8].astype(float))
+    assert few.results_["held_out_rows"] == 2 and len(few.divided(X[:8], y[:8])[1][1]) == 2
+
+
+def test_labels_may_be_spelled_otherwise(fitted: Any) -> None:
+    model, learned, (X, y) = fitted
+    reports = [modality_report(model, *learned, held=(X, wanted), n_repeats=2) for wanted in (y, y.astype(float))]
+    pictures = [report.outcome_picture().axes[0].images[0].get_array() for report in reports]
+    np.testing.assert_array_equal(*pictures)
+    np.testing.assert_allclose(np.sum(pictures[0], axis=1), 1)
+
+
+def test_files_of_all_rows_are_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = table(tmp_path, 24)
+    model = MultimodalClassifier(files=tmp_path, **SMALL).fit(X, y)
+    scratches = []
+
+    def read(*given: Any) -> Any:
+        scratches.append(given[-1])
+        return read_media(*given)
+
+    monkeypatch.setattr(multimodal, "read_media", read)
+    modality_report(model, X, y, held=(X, y), n_repeats=1)
+    assert len(scratches) >= 6 and scratches.count(None) < len(scratches)
+    big = [where for where in scratches if where is not None]
+    assert len(big) >= 6 and not any(where.exists() for where in big)
 
 
 def test_a_shuffled_modality_is_that_of_other_rows(fitted: Any) -> None:

@@ -25,6 +25,7 @@ from transfuse.cli.options import (
     TagColumn,
     TargetColumn,
     TokenColumn,
+    UnreadableRows,
     one_file,
     read_labelled,
     read_pairs,
@@ -45,8 +46,8 @@ USED: dict[str, set[str]] = {
     "TextRegressor": {"--source", "--second", "--target", "--skip-bad-rows"},
     "TokenTagger": {"--token-column", "--tag-column"},
     "QuestionAnswerer": {"--mismatched"},
-    "MultimodalClassifier": {"--target", "--skip-bad-rows", "--files"},
-    "MultimodalRegressor": {"--target", "--skip-bad-rows", "--files"},
+    "MultimodalClassifier": {"--target", "--skip-bad-rows", "--files", "--unreadable"},
+    "MultimodalRegressor": {"--target", "--skip-bad-rows", "--files", "--unreadable"},
 }
 """Options that mean something to each kind of model."""
 
@@ -68,6 +69,7 @@ def evaluate(
     key: Annotated[str, typer.Option(help="Key of the text in .jsonl, for a language model.")] = "text",
     beams: Beams = None,
     files: FilesOption = None,
+    unreadable: UnreadableRows = None,
     as_json: AsJson = False,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -87,6 +89,7 @@ def evaluate(
         "--key": key != "text",
         "--beams": beams,
         "--files": files,
+        "--unreadable": unreadable,
     }
     if kind == "TextEncoder":
         raise ConfigError(f"{directory} is an encoder: its vectors have no score of their own")
@@ -116,8 +119,10 @@ def evaluate(
         if target is None:
             raise ConfigError(f"--target: {directory} is scored against a column of the table, which has to be named")
         table = one_file(data)
-        frame, labels = read_rows(table, target, skip_bad_rows)
+        frame, labels = read_rows(table, target, skip_bad_rows, number=kind == "MultimodalRegressor")
         model = load().set_params(files=files or table.parent)
+        if unreadable is not None:
+            model.set_params(unreadable=unreadable)
         scores, about = model.evaluate(frame, labels), {"rows": len(frame)}
     elif kind == "TokenTagger":
         tagged = read_tags(data, token_column, tag_column)

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from transfuse.cli.messages import say, stoppable
-from transfuse.cli.options import AsJson, Device, FilesOption, Out, Resume, Seed, Settings, check_ours, parse_settings
+from transfuse.cli.options import (
+    AsJson,
+    Device,
+    FilesOption,
+    Out,
+    Resume,
+    Seed,
+    Settings,
+    UnreadableFiles,
+    check_ours,
+    parse_settings,
+)
 from transfuse.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MOST_CLASSES = 20
+"""Different decimal numbers up to which a column of them may be one of classes."""
 
 TableFile = Annotated[Path, typer.Argument(help="A .csv or .tsv file with a header; .gz and .xz too.")]
 Target = Annotated[str, typer.Option(help="The column to predict.")]
@@ -30,9 +45,6 @@ OfKind = {
     }.items()
 }
 Ignore = Annotated[Columns, typer.Option("--ignore", help="A column to leave out; repeatable.")]
-UnreadableFiles = Annotated[
-    str, typer.Option("--unreadable", help="Files that cannot be read: refuse, missing or drop.")
-]
 HeldOutTable = Annotated[Path | None, typer.Option("--validation", help="Held-out rows, as TABLE.")]
 
 
@@ -82,8 +94,10 @@ def fit_multimodal(
         verbose=True,
     )
     set_up(model, settings, fusion, align)
-    X, y = read_rows(table, target, skip_bad_rows)
-    held = None if validation is None else read_rows(validation, target, skip_bad_rows)
+    X, y = read_rows(table, target, skip_bad_rows, number=number)
+    held = None if validation is None else read_rows(validation, target, skip_bad_rows, number=number)
+    if number and held is not None and len(held[1]) < 2:
+        raise DataError(f"{validation} has 1 row; R² of numbers needs at least 2")
     with stoppable():
         weights = "balanced" if balanced else None
         model.fit(X, y, sample_weight=weights, validation=held, resume=resume)
@@ -128,11 +142,14 @@ def set_up(model: Any, settings: list[str] | None, fusion: str | None, align: st
     model.set_params(**chosen)
 
 
-def read_rows(table: Path, target: str, skip_bad_rows: bool = False) -> tuple[pd.DataFrame, list[Any]]:
-    """A table without its target, and the target. Raises DataError naming the row of a missing one."""
+def read_rows(
+    table: Path, target: str, skip_bad_rows: bool = False, *, number: bool = False
+) -> tuple[pd.DataFrame, list[Any]]:
+    """A table without its target, cells as they are spelled, and the target: numbers, or classes. Raises DataError
+    naming the row of a missing one, and of what is no number, or of numbers that are no classes."""
     from transfuse import read_table
 
-    frame = read_table(table)
+    frame = read_table(table, numbers=False)
     if target not in frame.columns:
         raise DataError(f"{table}: there is no column {target!r}; there are {', '.join(frame.columns)}")
     missing = frame[target].isna()
@@ -140,7 +157,8 @@ def read_rows(table: Path, target: str, skip_bad_rows: bool = False) -> tuple[pd
         if not skip_bad_rows:
             row = int(missing.to_numpy().argmax()) + 1
             raise DataError(
-                f"{table}: row {row}: the target {target!r} is missing (--skip-bad-rows leaves such rows out)"
+                f"{table}: row {row}: the target {target!r} is missing: an empty cell, or ?, NA, null or None "
+                "(--skip-bad-rows leaves such rows out)"
             )
         say(
             f"{table}: {int(missing.sum()):,} rows without a target left out, {int((~missing).sum()):,} kept; "
@@ -149,10 +167,28 @@ def read_rows(table: Path, target: str, skip_bad_rows: bool = False) -> tuple[pd
         frame = frame[~missing].reset_index(drop=True)
     if not len(frame):
         raise DataError(f"{table}: no row has a target in column {target!r}")
-    answers = frame[target]
-    if answers.dtype.kind == "f" and (answers == answers.round()).all() and missing.any():
-        answers = answers.astype(int)  # a gap had made whole numbers decimal
-    return frame.drop(columns=target), answers.tolist()
+    return frame.drop(columns=target), _targets(frame[target].tolist(), f"{table}: column {target!r}", number)
+
+
+def _targets(cells: list[str], name: str, number: bool) -> list[Any]:
+    numbers = [_as_number(cell) for cell in cells]
+    if number:
+        bad = next((row for row, one in enumerate(numbers) if one is None), None)
+        if bad is not None:
+            raise DataError(f"{name}, row {bad + 1}: {cells[bad]!r} is not a number")
+        return numbers
+    decimal = [cell for cell, one in zip(cells, numbers, strict=True) if one is not None and one != round(one)]
+    if decimal and None not in numbers and len(set(numbers)) > MOST_CLASSES:
+        raise DataError(f"{name} holds numbers, as {decimal[0]}, and no classes; --number learns them")
+    return cells
+
+
+def _as_number(cell: str) -> float | None:
+    try:
+        found = float(cell)
+    except ValueError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def _kinds(given: dict[str, list[str] | None]) -> dict[str, Any]:

@@ -49,12 +49,22 @@ def print_found(
         typer.echo(json.dumps({**given, **record}, ensure_ascii=False) if as_json else text)
 
 
-def print_rows(directory: Path, table: Path, files: Path | None, as_json: bool, device: str | None, dtype: str) -> None:
+def print_rows(
+    directory: Path,
+    table: Path,
+    files: Path | None,
+    unreadable: str | None,
+    as_json: bool,
+    device: str | None,
+    dtype: str,
+) -> None:
     """What a multimodal model says of each row of a table."""
     from transfuse import read_table
 
-    frame = read_table(table)
+    frame = read_table(table, numbers=False)
     model = load_model(directory, device, dtype).set_params(files=files or table.parent)
+    if unreadable is not None:
+        model.set_params(unreadable=unreadable)
     if not hasattr(model, "predict_proba"):
         for row, one in enumerate(model.predict(frame).tolist(), start=1):
             typer.echo(json.dumps({"row": row, "output": one}) if as_json else str(one))

@@ -45,6 +45,13 @@ MismatchedAnswers = Annotated[
 FilesOption = Annotated[
     Path | None, typer.Option("--files", help="Folder that paths in a table begin at. Default: the one TABLE is in.")
 ]
+UnreadableFiles = Annotated[
+    str, typer.Option("--unreadable", help="Files that cannot be read: refuse, missing or drop.")
+]
+UnreadableRows = Annotated[
+    str | None,
+    typer.Option("--unreadable", help="Files that cannot be read: refuse, or take for missing. Default: as trained."),
+]
 KindOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from transfuse.cli.fit_multimodal import HeldOutTable, UnreadableFiles, new_model, read_rows, set_up
+from transfuse.cli.fit_multimodal import HeldOutTable, new_model, read_rows, set_up
 from transfuse.cli.messages import say, stoppable
 from transfuse.cli.options import (
     AsJson,
@@ -23,6 +23,7 @@ from transfuse.cli.options import (
     SkipBadRows,
     SourceColumn,
     TargetColumn,
+    UnreadableFiles,
     check_ours,
     parse_kinds,
     read_pairs,
@@ -176,8 +177,8 @@ def compare(
             verbose=True,
         )
         set_up(model, settings, None, None)
-        X, y = read_rows(directories[0], target, skip_bad_rows)
-        held = None if validation is None else read_rows(validation, target, skip_bad_rows)
+        X, y = read_rows(directories[0], target, skip_bad_rows, number=number)
+        held = None if validation is None else read_rows(validation, target, skip_bad_rows, number=number)
         ways: dict[str, Any] = {} if align == "all" else {"ways": align.split(",")}
         with stoppable():
             measured = transfuse.compare_alignments(model, X, y, held=held, **ways)

@@ -21,6 +21,7 @@ from transfuse.cli.options import (
     SearchSettings,
     SecondColumn,
     SourceColumn,
+    UnreadableRows,
     read_sources,
 )
 from transfuse.cli.saved import kind_of, load_model, search_of
@@ -39,6 +40,7 @@ def predict(
     n_best: Annotated[int | None, typer.Option(min=1, help="Outputs for each text. Default: as trained with.")] = None,
     settings: SearchSettings = None,
     files: FilesOption = None,
+    unreadable: UnreadableRows = None,
     as_json: AsJson = False,
     device: Device = None,
     dtype: Dtype = "float32",
@@ -55,12 +57,18 @@ def predict(
         if beams or n_best or settings:
             raise ConfigError("--beams, --n-best and --set are for models that write text")
         if kind_of(directory).startswith("Multimodal"):
-            print_rows(directory, Path(data), files, as_json, device, dtype)
+            if source or second:
+                raise ConfigError("--source and --second are for models of texts")
+            print_rows(directory, Path(data), files, unreadable, as_json, device, dtype)
             return
+        if files or unreadable:
+            raise ConfigError("--files and --unreadable are for multimodal models")
         print_found(directory, data, source, second, as_json, device, dtype)
         return
     if second is not None:
         raise ConfigError("--second is for models of two texts")
+    if files or unreadable:
+        raise ConfigError("--files and --unreadable are for multimodal models")
     texts = read_sources(data, source)
     model = load_model(directory, device, dtype)
     search = search_of(model, beams, n_best, settings)

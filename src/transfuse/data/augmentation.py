@@ -21,7 +21,9 @@ class AugmentationConfig(Config):
     Sounds are made longer or shorter by at most `stretch` of their length and, as in another voice, their bands moved
     up or down by at most `warp` of their number, both by linear interpolation; then a stretch of at most `time_mask` of
     the frames and one of at most `band_mask` of the bands become silence (SpecAugment, arXiv 1904.08779). Each modality
-    is missing in a share `modality_dropout` of the rows, but never all in one, so that the model learns to do without.
+    is missing in a share `modality_dropout` of the rows, but never all in one, so that the model learns to do without;
+    and in a share `cell_dropout` of the cells a number is missing, a category missing or one that was never seen, so
+    that these mean something although no row of the training may have them.
     """
 
     shift: float = 0.06
@@ -33,10 +35,12 @@ class AugmentationConfig(Config):
     time_mask: float = 0.1
     band_mask: float = 0.1
     modality_dropout: float = 0.1
+    cell_dropout: float = 0.03
 
     def __post_init__(self) -> None:
         self.check_types()
-        self.check_fraction("shift", "zoom", "stretch", "warp", "time_mask", "band_mask", "modality_dropout")
+        self.check_fraction("shift", "zoom", "stretch", "warp", "time_mask", "band_mask")
+        self.check_fraction("modality_dropout", "cell_dropout")
         if not 0 <= self.turn <= 180:
             raise ConfigError(f"turn={self.turn} must be at least 0 and at most 180 degrees")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,8 +80,8 @@ def look(column: pd.Series) -> Kind:
 _ISO = r"^\d{4}[-/.]\d{1,2}[-/.]\d{1,2}"
 _NUMERIC = r"^(?P<first>\d{1,2})(?P<mark>[-/.])(?P<second>\d{1,2})[-/.](?P<year>\d{4})(?P<rest>.*)$"
 _NAMED = r"^(?:[A-Za-z]{3,}\.?,? )?(?:\d{1,2}\.? [A-Za-z]{3,}|[A-Za-z]{3,}\.? \d{1,2}),? \d{4}"
-_OFFSET = r"\s*(?:Z|[+-]\d{2}:?\d{2})$"
-"""What a place's clock is ahead of the world's: dates are taken as that clock shows them."""
+_OFFSET = r"(?<=\d)\s*(?:Z|(?:UTC|GMT)?[+-]\d{2}:?\d{2}|[A-Z]{3,5})$"
+"""What a place's clock is ahead of the world's, or the name of its zone: dates are taken as that clock shows them."""
 
 
 def day_first(texts: pd.Series) -> bool:
@@ -108,12 +109,20 @@ def as_dates(texts: pd.Series, by_day: bool) -> pd.Series:
     dated = turned.where(numeric["year"].notna(), strings.where(known)).str.replace(_OFFSET, "", regex=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # which format it fell back to is of no interest
-        return pd.to_datetime(dated, errors="coerce", format="mixed")
+        try:
+            found = pd.to_datetime(dated, errors="coerce", format="mixed")
+        except ValueError:  # zones in some way that is not known here, and not the same in all
+            found = pd.to_datetime(dated, errors="coerce", format="mixed", utc=True)
+        return found.dt.tz_localize(None)
 
 
 def as_numbers(column: pd.Series) -> np.ndarray:
-    """A column as float64, NaN where nothing is known. Raises DataError naming column and row of a value that is not a
-    finite number."""
+    """A column as float64, lengths of time in seconds, NaN where nothing is known.
+
+    Raises DataError naming column and row of a value that is not a finite number.
+    """
+    if pd.api.types.is_timedelta64_dtype(column):
+        column = column.dt.total_seconds()
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     bad = np.flatnonzero((np.isnan(numbers) & column.notna().to_numpy()) | np.isinf(numbers))
     if len(bad):
@@ -143,18 +152,16 @@ def as_strings(column: pd.Series) -> list[str | None]:
 
 def as_paths(column: pd.Series, folder: Path) -> tuple[list[Path | None], dict[int, str]]:
     """Files that a column names, relative to `folder`, None where it names none; and, by row, why one may not be read:
-    it lies outside of the folder."""
-    root = folder.resolve()
+    by its name it lies outside of the folder (links in the folder may lead anywhere)."""
+    root = Path(os.path.abspath(folder))
     paths: list[Path | None] = []
     refused: dict[int, str] = {}
     for row, name in enumerate(as_strings(column)):
-        path = None if name is None else root / name
-        try:
-            outside = path is not None and not path.resolve().is_relative_to(root)
-        except (OSError, ValueError) as error:  # a zero byte, or links in a circle
-            refused[row], path, outside = f"{name!r}: no name of a file ({error})", None, False
-        if outside:
-            refused[row], path = f"{name}: lies outside of {folder}", None
+        path = None if name is None else Path(os.path.normpath(root / name))
+        if name is not None and "\0" in name:
+            refused[row], path = f"{name!r}: no name of a file", None
+        elif path is not None and not path.is_relative_to(root):
+            refused[row], path = f"{name}: lies outside of {folder}, where files are looked for", None
         paths.append(path)
     return paths, refused
 

@@ -9,6 +9,7 @@ Shapes: N rows, F numbers, E bins of a number, C categories.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,7 +88,7 @@ class FeatureForm:
         codes = np.zeros((len(frame), len(self.levels)), np.int64)
         for i, (name, levels) in enumerate(self.levels.items()):
             number = {level: FIRST_LEVEL + place for place, level in enumerate(levels)} | {None: MISSING}
-            codes[:, i] = [number.get(value, UNKNOWN) for value in as_strings(frame[name])]
+            codes[:, i] = [_code(number, value) for value in as_strings(frame[name])]
         return Features(filled, known, codes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,6 +99,19 @@ class FeatureForm:
     def from_dict(cls, values: Mapping[str, Any]) -> FeatureForm:
         """The form that `to_dict` wrote."""
         return cls(*(dict(values[name]) for name in ("edges", "levels", "kinds", "by_day")))
+
+
+_WHOLE = re.compile(r"(-?\d+)\.0+")
+_TRUTH = {"True": "1", "False": "0", "1": "True", "0": "False"}
+
+
+def _code(number: Mapping[str | None, int], value: str | None) -> int:
+    """The number of a level as it is spelled or, where none is, as whole numbers and truth values are spelled too."""
+    if value in number or value is None:
+        return number[value]
+    whole = _WHOLE.fullmatch(value)
+    others = [whole[1] if whole else f"{value}.0", _TRUTH.get(value, value)]
+    return next((number[other] for other in others if other in number), UNKNOWN)
 
 
 def plain_columns(frame: pd.DataFrame, form: FeatureForm) -> np.ndarray:

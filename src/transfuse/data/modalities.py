@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from transfuse.data.augmentation import AugmentationConfig, change_image, change_sound, drop_modalities
-from transfuse.data.features import Features
+from transfuse.data.features import MISSING, UNKNOWN, Features
 from transfuse.data.sequences import by_length
 
 Part = tuple[Tensor, ...]
@@ -43,11 +43,12 @@ class Modality(Protocol):
 
 @dataclass(frozen=True)
 class Texts:
-    """Ids and segments of each row, empty where it has no text."""
+    """Ids and segments of each row, empty where it has no text; of `cut` rows not all text is read."""
 
     ids: Sequence[np.ndarray]
     segments: Sequence[np.ndarray]
     pad_id: int
+    cut: int = 0
 
     @cached_property
     def lengths_N(self) -> np.ndarray:
@@ -97,12 +98,14 @@ class Images:
 
 @dataclass(frozen=True)
 class Sounds:
-    """Frames of all rows one after another, (frames, M), of mean 0 and deviation 1 in each band; `starts` (N + 1) is
-    where each row's begin. The tower makes a token of `frames_a_token`."""
+    """Frames of all rows one after another, (frames, M), given with `mean_M` taken off and divided by `scale_M`;
+    `starts` (N + 1) is where each row's begin. The tower makes a token of `frames_a_token`."""
 
     frames: np.ndarray
     starts: np.ndarray
     frames_a_token: int
+    mean_M: np.ndarray
+    scale_M: np.ndarray
 
     @cached_property
     def lengths_N(self) -> np.ndarray:
@@ -112,7 +115,8 @@ class Sounds:
     def part(self, rows: Sequence[int], present_B: np.ndarray, draws: Draws, config: AugmentationConfig) -> Part:
         """Frames (B, T, M), keep (B, T)."""
         own = [
-            self.frames[self.starts[row] : self.starts[row + 1] if there else self.starts[row]]
+            (self.frames[self.starts[row] : self.starts[row + 1] if there else self.starts[row]] - self.mean_M)
+            / self.scale_M
             for row, there in zip(rows, present_B, strict=True)
         ]
         if draws is not None:
@@ -142,9 +146,13 @@ class Table:
 
     def part(self, rows: Sequence[int], present_B: np.ndarray, draws: Draws, config: AugmentationConfig) -> Part:
         """Numbers (B, F, E), known (B, F), codes (B, G), keep (B,)."""
-        del draws, config
         f, chosen = self.features, list(rows)
-        cells = (f.numbers_NFE[chosen], f.known_NF[chosen], f.codes_NC[chosen], f.any_N[chosen] & present_B)
+        known_BF, codes_BG = f.known_NF[chosen], f.codes_NC[chosen]
+        for place, draw in enumerate(draws or ()):
+            known_BF[place] &= draw.random(known_BF.shape[1]) >= config.cell_dropout
+            hidden_G = draw.random(codes_BG.shape[1]) < config.cell_dropout
+            codes_BG[place, hidden_G] = draw.choice([MISSING, UNKNOWN], np.count_nonzero(hidden_G))
+        cells = (f.numbers_NFE[chosen], known_BF, codes_BG, f.any_N[chosen] & present_B)
         return tuple(torch.from_numpy(one) for one in cells)
 
     def content(self, row: int) -> bytes:

@@ -57,8 +57,8 @@ def read_media(
     sounds: SoundConfig,
     scratch: Path | None = None,
 ) -> Media:
-    """Read every file that `frame` names, relative to `files`, in other processes. Pixels are kept in a file under
-    `scratch` where it is given (one without a name, which ends with its use), else in memory."""
+    """Read every file that `frame` names, relative to `files`, in other processes. Pixels and frames are kept in files
+    under `scratch` where it is given (without a name, which end with their use), else in memory."""
     media = Media()
     cut = 0
     for number, name in enumerate(names_of(kinds, "image")):
@@ -73,15 +73,48 @@ def read_media(
         for row, found in _decoded(frame, name, files, images, media.failures):
             pixels[row], present[row] = found, True
         media.images[name] = pixels, present
-    for name in names_of(kinds, "audio"):
-        frames = [np.zeros((0, sounds.n_mels), np.float32)] * len(frame)
-        for row, found in _decoded(frame, name, files, sounds, media.failures):
-            frames[row] = found.frames_TM - found.frames_TM.mean(0) if sounds.level else found.frames_TM
-            cut += found.seconds_used < found.seconds
-        starts = np.concatenate([[0], np.cumsum([len(one) for one in frames])])
-        media.sounds[name] = np.concatenate([*frames, np.zeros((0, sounds.n_mels), np.float32)]), starts
+    for number, name in enumerate(names_of(kinds, "audio")):
+        lengths = np.zeros(len(frame), np.int64)
+        with _Frames(sounds.n_mels, scratch and scratch / f"sounds-{number}") as kept:
+            for row, found in _decoded(frame, name, files, sounds, media.failures):
+                kept.add(found.frames_TM - found.frames_TM.mean(0) if sounds.level else found.frames_TM)
+                lengths[row] = len(found.frames_TM)
+                cut += found.seconds_used < found.seconds
+            media.sounds[name] = kept.all(), np.concatenate([[0], np.cumsum(lengths)])
     media.failures.sort(key=lambda failure: (failure.row, failure.column))
     return Media(media.images, media.sounds, media.failures, cut)
+
+
+class _Frames:
+    """Frames of one sound after another, in memory or in a file without a name."""
+
+    def __init__(self, n_bands: int, path: Path | None) -> None:
+        self.n_bands, self._path = n_bands, path
+        self._n, self._parts = 0, [np.zeros((0, n_bands), np.float32)]
+
+    def __enter__(self) -> _Frames:
+        self._file = None if self._path is None else self._path.open("wb")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None and self._path is not None:
+            self._file.close()
+            self._path.unlink()
+
+    def add(self, frames_TM: np.ndarray) -> None:
+        """One sound more."""
+        self._n += len(frames_TM)
+        if self._file is None:
+            self._parts.append(frames_TM)
+        else:
+            self._file.write(np.ascontiguousarray(frames_TM, np.float32).data)
+
+    def all(self) -> np.ndarray:
+        """All of them, (frames, M)."""
+        if self._file is None or self._path is None or not self._n:
+            return np.concatenate(self._parts)
+        self._file.flush()
+        return np.memmap(self._path, np.float32, "r", shape=(self._n, self.n_bands))
 
 
 @dataclass(frozen=True)
@@ -125,9 +158,10 @@ class RowForm:
         assert self.tokenizer is not None
         texts = [as_strings(frame[name]) for name in columns]
         encoded = [self.tokenizer.encode_plain([text or "" for text in column]) for column in texts]
-        ids, segments = [], []
+        ids, segments, cut = [], [], 0
         for parts in zip(*encoded, strict=True):
             kept = _shortened([len(part) for part in parts], self.longest - 1)
+            cut += sum(kept) < sum(map(len, parts))
             one, kinds = [self.tokenizer.id_of(FIRST)], [0]
             for number, (part, length) in enumerate(zip(parts, kept, strict=True)):
                 if length:
@@ -136,12 +170,12 @@ class RowForm:
             there = len(one) > 1
             ids.append(np.array(one if there else [], np.int32))
             segments.append(np.array(kinds if there else [], np.int32))
-        return Texts(ids, segments, self.tokenizer.id_of(PAD))
+        return Texts(ids, segments, self.tokenizer.id_of(PAD), cut)
 
     def _sounds(self, name: str, media: Media) -> Sounds:
         frames, starts = media.sounds[name]
         mean, scale = (np.array(one, np.float32) for one in self.bands[name])
-        return Sounds((frames - mean) / scale, starts, self.frames_a_token)
+        return Sounds(frames, starts, self.frames_a_token, mean, scale)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, but for the tokenizer."""
@@ -195,7 +229,7 @@ def _decoded(
     failures.extend(Failure(row, name, reason) for row, reason in refused.items())
     for row, found in enumerate(decode(paths, config)):
         if isinstance(found, Unreadable):
-            failures.append(Failure(row, name, found.reason))
+            failures.append(Failure(row, name, f"{frame[name].iloc[row]}: {found.reason}"))
         elif found is not None:
             yield row, found
 

@@ -15,8 +15,10 @@ MISSING = ["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 """Cells that hold nothing."""
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
+def read_table(path: str | Path, *, numbers: bool = True) -> pd.DataFrame:
     """A .csv or .tsv file with a header, .gz and .xz too; numbers where a whole column is of them, text otherwise.
+
+    Without `numbers` all cells are text as it stands there, which does not depend on what else is in a column.
 
     Raises DataError naming file, line and rule: no rows, rows of another width, unnamed or equally named columns.
     """
@@ -43,6 +45,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not rows:
         raise DataError(f"{path}: no rows in it")
     frame = pd.DataFrame(rows, columns=header)
+    if not numbers:
+        return frame.apply(_known)
     typed = frame.apply(_typed)
     for name in typed.columns:
         if pd.api.types.is_numeric_dtype(typed[name]) and np.isinf(typed[name].to_numpy(float)).any():
@@ -63,7 +67,12 @@ def _check_header(path: Path, header: list[str]) -> None:
             raise DataError(f"{path}:1: two columns are called {name!r}")
 
 
+def _known(column: pd.Series) -> pd.Series:
+    stripped = column.str.strip()
+    return stripped.mask(stripped.isin(MISSING))
+
+
 def _typed(column: pd.Series) -> pd.Series:
-    known = column.str.strip().mask(column.str.strip().isin(MISSING))
+    known = _known(column)
     numbers = pd.to_numeric(known, errors="coerce")
     return numbers if (numbers.notna() == known.notna()).all() and known.notna().any() else known

@@ -101,16 +101,6 @@ class FineTuned(TrainedEstimator):
         """What `training=None` stands for."""
         return FROM_SCRATCH if self.encoder is None else FINE_TUNING
 
-    def set_params(self, **params: Any) -> Self:
-        """Set arguments, or fields of configs by `argument__field`; those of `training=None` are of what it stands for.
-
-        Raises ValueError for an unknown name.
-        """
-        if params.get("training", self.training) is None and any(name.startswith("training__") for name in params):
-            super().set_params(**{name: value for name, value in params.items() if "__" not in name})
-            params["training"] = self.default_training
-        return super().set_params(**params)
-
     def _begin(self, texts: Iterable[str], n_labels: int, seed: int) -> int:
         """Take the tokenizer, and a model whose head is new; the positions that pre-training saw, all without one."""
         device = pick_device(self.device)

@@ -102,7 +102,7 @@ def as_frame(X: Any, name: str) -> pd.DataFrame:
         raise DataError(f"{name}: two columns are called {twice[0]!r}")
     strings = [column for column in frame if not pd.api.types.is_numeric_dtype(frame[column])]
     for column in strings:
-        empty = frame[column].map(lambda cell: isinstance(cell, str) and not cell.strip())
+        empty = np.array([isinstance(cell, str) and not cell.strip() for cell in frame[column]])
         if empty.any():
-            frame[column] = frame[column].mask(empty.astype(bool), None)
+            frame[column] = frame[column].mask(empty, None)
     return frame

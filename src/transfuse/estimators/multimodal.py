@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from transfuse.data.augmentation import AugmentationConfig
 from transfuse.data.columns import Kind, as_strings, check_cells, find_kinds, names_of
 from transfuse.data.features import FeatureForm, plain_columns
 from transfuse.data.images import ImageConfig
-from transfuse.data.modalities import Modality, MultimodalDataset, Scores
+from transfuse.data.modalities import Modality, MultimodalDataset, Scores, Texts
 from transfuse.data.rows import TABLE, TEXT, Media, RowForm, band_statistics, columns_of, read_media
 from transfuse.data.sounds import SoundConfig
 from transfuse.data.wordpiece import WordPiece
@@ -34,7 +34,7 @@ from transfuse.estimators.trained import TrainedEstimator
 from transfuse.estimators.tree_tower import TreeTower
 from transfuse.metrics.text_scores import Score
 from transfuse.models.fusion import PARALLEL, FusionConfig, FusionModel, MultimodalConfig
-from transfuse.models.towers import TowersConfig
+from transfuse.models.towers import ScoreTowerConfig, TowersConfig
 from transfuse.nn.linear import packed
 from transfuse.pretrained.directory import save_model
 from transfuse.training.config import TrainingConfig
@@ -151,6 +151,7 @@ class MultimodalEstimator(TrainedEstimator):
             loss, final = self._settled(rows)
             self._begin(rows, media, starts)
             modalities = {name: self.form_.modality(name, rows.frame, media) for name in self.form_.names}
+            cut_texts = self._warn_of_cut(modalities)
             if self.towers.table == "trees" and TABLE in modalities:
                 modalities[TABLE] = self._grow(rows, modalities[TABLE], seed)
             whole = MultimodalDataset(modalities, final, rows.weights, self.augmentation, seed)
@@ -162,7 +163,7 @@ class MultimodalEstimator(TrainedEstimator):
             held = whole.choose(rows.aside)
             self._make(starts, whole.lengths_NM[rows.kept], n_outputs, seed)
             self._train_on(folder, whole.choose(rows.kept), held, loss, starts.fingerprint(), seed, resume)
-            self.results_["cut_sounds"] = media.cut
+            self.results_ |= {"cut_sounds": media.cut, "cut_texts": cut_texts}
             self._judge(held, final[rows.aside])
 
     def _divide(
@@ -187,9 +188,11 @@ class MultimodalEstimator(TrainedEstimator):
         return rows.weighed()
 
     def _sides(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows to learn from and rows to judge by, the same for the same targets."""
-        classes = targets if self.KIND == "class" else None
-        return divided(len(targets), self.validation_fraction, self._known_seed(), classes=classes)
+        """Rows to learn from and rows to judge by, the same for the same targets; two numbers, for R² needs as many."""
+        n, fraction, seed = len(targets), self.validation_fraction, self._known_seed()
+        if self.KIND == "class":
+            return divided(n, fraction, seed, classes=targets)
+        return divided(n, max(fraction, 2 / n) if n > 3 else fraction, seed)
 
     def _held_weights(self, sample_weight: Any, targets: np.ndarray, held: np.ndarray) -> np.ndarray:
         """The weight of each row of a validation table."""
@@ -221,6 +224,7 @@ class MultimodalEstimator(TrainedEstimator):
     ) -> Media:
         """The files that rows name. Raises DataError, or warns, of those that cannot be read, as `unreadable` says, and
         warns of sounds that are cut. `name` is what a row is called."""
+        self._check_unreadable()  # it may have changed since the training
         media = read_media(frame, kinds, Path(self.files), images, self.sounds, scratch)
         if media.failures:
             bad = media.failures[0]
@@ -236,6 +240,17 @@ class MultimodalEstimator(TrainedEstimator):
             message = f"{media.cut} sounds are longer than max_seconds={self.sounds.max_seconds}, and cut"
             warnings.warn(message, TruncatedWarning, stacklevel=2)
         return media
+
+    def _warn_of_cut(self, modalities: Mapping[str, Modality]) -> int:
+        """Say how many rows have more text than is read; return it."""
+        texts = modalities.get(TEXT)
+        if not isinstance(texts, Texts) or not texts.cut:
+            return 0
+        message = (
+            f"{texts.cut} rows have more than {self.form_.longest} pieces of text, and are cut (towers.max_pieces)"
+        )
+        warnings.warn(message, TruncatedWarning, stacklevel=2)
+        return texts.cut
 
     def _begin(self, rows: LearningRows, media: Media, starts: Starts) -> None:
         """Learn the form of rows from those that are learned from."""
@@ -335,6 +350,8 @@ class MultimodalEstimator(TrainedEstimator):
         """The model's outputs for each row of a table, read in stretches."""
         check_is_fitted(self, "model_")
         frame = as_frame(X, "X")
+        if not isinstance(X, pd.DataFrame | Mapping) and frame.shape[1] != self.n_features_in_:
+            raise DataError(f"X has {frame.shape[1]} columns, but the model was trained on {self.n_features_in_}")
         # before it is cut up, so that rows have their numbers
         check_cells(frame, self.form_.kinds, self.form_.features.by_day)
         unknown = sorted(set(without) - set(self.form_.names))
@@ -358,12 +375,13 @@ class MultimodalEstimator(TrainedEstimator):
         return data
 
     def rows_and_media(
-        self, frame: pd.DataFrame, name: Callable[[int], str] = row_name
+        self, frame: pd.DataFrame, name: Callable[[int], str] = row_name, *, scratch: Path | None = None
     ) -> tuple[MultimodalDataset, Media]:
-        """Rows as the model takes them, and the files they name as they were read."""
+        """Rows as the model takes them, and the files they name as they were read, in `scratch` where it is given."""
         check_cells(frame, self.form_.kinds, self.form_.features.by_day)
-        media = self._read(frame, self.form_.kinds, fitted_images(self.images, self.model_), name=name)
+        media = self._read(frame, self.form_.kinds, fitted_images(self.images, self.model_), name=name, scratch=scratch)
         modalities = {one: self.modality_of(one, frame, media) for one in self.form_.names}
+        self._warn_of_cut(modalities)
         return MultimodalDataset(modalities, np.zeros(len(frame)), np.ones(len(frame), np.float32)), media
 
     def modality_of(self, name: str, frame: pd.DataFrame, media: Media) -> Modality:
@@ -464,7 +482,8 @@ class MultimodalEstimator(TrainedEstimator):
         tokenizer = WordPiece.load(folder / TOKENIZER) if TEXT in model.config.names else None
         try:
             form = RowForm.from_dict(about["form"], tokenizer)
-            trees = json.loads((folder / TREES).read_text(encoding="utf-8")) if (folder / TREES).is_file() else None
+            of_trees = any(isinstance(tower, ScoreTowerConfig) for tower in model.config.towers)
+            trees = json.loads((folder / TREES).read_text(encoding="utf-8")) if of_trees else None
             settings: dict[str, Any] = {name: kind.from_dict(about[name]) for name, kind in cls.SETTINGS.items()}
             estimator = cls(
                 **settings,
@@ -478,6 +497,8 @@ class MultimodalEstimator(TrainedEstimator):
             )
             estimator.form_, estimator.tokenizer_ = form, tokenizer
             estimator.trees_ = None if trees is None else TreeTower.from_dict(trees)
+        except OSError as error:
+            raise ModelDirectoryError(f"{folder / TREES}: {error.strerror or error}") from error
         except (ConfigError, KeyError, TypeError, ValueError) as error:
             raise ModelDirectoryError(
                 f"{folder / ESTIMATOR}: not what a multimodal model says of itself ({error!r})"
@@ -492,8 +513,7 @@ class MultimodalEstimator(TrainedEstimator):
         """Raise ConfigError for settings that fit cannot work with."""
         kinds = dict(self.SETTINGS) | ({"training": TrainingConfig} if self.training is not None else {})
         self._check_common_settings(kinds)
-        if self.unreadable not in ("refuse", "missing", "drop"):
-            raise ConfigError(f"unreadable={self.unreadable!r} must be refuse, missing or drop")
+        self._check_unreadable()
         if self.towers.table == "trees" and self.fusion.fusion not in PARALLEL:
             raise ConfigError(
                 f"table='trees' gives scores, not tokens, so fusion={self.fusion.fusion!r} must be one of "
@@ -501,6 +521,10 @@ class MultimodalEstimator(TrainedEstimator):
             )
         if self.training is not None and self.training.select_by != "loss":
             raise ConfigError(f"select_by={self.training.select_by!r}: these models are judged by their loss")
+
+    def _check_unreadable(self) -> None:
+        if self.unreadable not in get_args(Unreadable):
+            raise ConfigError(f"unreadable={self.unreadable!r} must be {', '.join(get_args(Unreadable))}")
 
 
 def trimmed_share(data: MultimodalDataset) -> float:

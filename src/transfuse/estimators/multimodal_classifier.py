@@ -121,6 +121,11 @@ class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignor
             raise DataError(f"{name} holds {', '.join(kinds)}; classes are strings, or numbers and booleans")
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise DataError(f"{name}[{int(np.flatnonzero(~np.isfinite(labels))[0])}] is not a finite number")
+        if labels.dtype.kind == "f" and (labels != labels.round()).any():
+            row = int(np.flatnonzero(labels != labels.round())[0])
+            raise DataError(
+                f"{name}[{row}] is {labels[row]}, a number and no class; MultimodalRegressor learns numbers"
+            )
         return labels
 
     def _numbered(self, y: Iterable[Any]) -> np.ndarray:

@@ -61,11 +61,11 @@ class MultimodalRegressor(RegressorMixin, MultimodalEstimator):  # type: ignore[
         return found
 
     def score_of(self, outputs: np.ndarray, wanted: np.ndarray) -> list[Score]:
-        """R², root mean squared error and mean absolute error."""
+        """R² (of at least two rows), root mean squared error and mean absolute error."""
         found = self.decided(outputs)
-        r2 = float(r2_score(wanted, found)) if len(found) > 1 else float("nan")
+        r2 = [Score("R²", float(r2_score(wanted, found)), "sklearn.metrics.r2_score")] if len(found) > 1 else []
         return [
-            Score("R²", r2, "sklearn.metrics.r2_score"),
+            *r2,
             Score("RMSE", float(root_mean_squared_error(wanted, found)), "sklearn.metrics.root_mean_squared_error"),
             Score("MAE", float(mean_absolute_error(wanted, found)), "sklearn.metrics.mean_absolute_error"),
         ]

@@ -73,6 +73,22 @@ class TrainedEstimator(ConfiguredEstimator):
     tokenizer_: Any
     results_: dict[str, Any]
 
+    @property
+    def default_training(self) -> TrainingConfig:
+        """What `training=None` stands for."""
+        return self.training
+
+    def set_params(self, **params: Any) -> Self:
+        """Set arguments, or fields of configs by `argument__field`; those of `training=None` are of what it stands for.
+
+        Raises ValueError for an unknown name.
+        """
+        of_training = {name: value for name, value in params.items() if name.startswith("training__")}
+        if of_training and params.get("training", self.training) is None:
+            super().set_params(**{name: value for name, value in params.items() if name not in of_training})
+            params = {"training": self.default_training, **of_training}
+        return super().set_params(**params)
+
     def prepare(self, folder: Path, X: Any, y: Any, validation: Any, seed: int) -> Prepared:
         """The fitted estimator's own form of data, ordered by `seed`, divided without it; `folder` is for what is too
         large for memory, and stays in use."""

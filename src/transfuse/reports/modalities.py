@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -19,6 +20,8 @@ from transfuse.data.modalities import Chosen, Modality, MultimodalDataset
 from transfuse.errors import DataError, TruncatedWarning, UnreadableWarning
 from transfuse.estimators.learning_rows import as_frame
 from transfuse.estimators.multimodal import MultimodalEstimator
+from transfuse.estimators.trained import scratch_folder
+from transfuse.metrics.labels import alike
 from transfuse.metrics.text_scores import Score
 from transfuse.reports.page import html_table, new_figure, page, paragraph, picture, text_table, write_page
 
@@ -171,7 +174,10 @@ class ModalityReport:
             axes.set(xlabel="true", ylabel="predicted minus true")
             return figure
         names = list(map(str, self.classes))
-        matrix = confusion_matrix(list(map(str, self.wanted)), list(map(str, self.found)), labels=names)
+        # held-out labels may be spelled otherwise, as 1 and 1.0
+        wanted, classes = alike(np.array(self.wanted), np.array(self.classes))
+        found = alike(np.array(self.found), np.array(self.wanted))[0]
+        matrix = confusion_matrix(wanted, found, labels=classes)
         axes.imshow(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
         if len(names) <= 20:
             for (row, column), count in np.ndenumerate(matrix):
@@ -204,10 +210,13 @@ def modality_report(
     frame, wanted = as_frame(held[0], "held[0]"), model.targets_of(held[1], "held[1]")
     if len(frame) != len(wanted):
         raise DataError(f"held has {len(frame)} rows and {len(wanted)} targets; one each is needed")
-    with warnings.catch_warnings():
+    check_judged(model, len(frame))
+    with warnings.catch_warnings(), ExitStack() as scratch:
         warnings.simplefilter("ignore", UnreadableWarning)  # fit has told of them
         warnings.simplefilter("ignore", TruncatedWarning)
-        data, media = model.rows_and_media(frame)
+        # their pixels and frames may be more than memory holds
+        folder = Path(scratch.enter_context(scratch_folder()))
+        data, media = model.rows_and_media(frame, scratch=folder)
         there = np.flatnonzero(data.lengths_NM.sum(1) > 0)
         outputs = model.outputs_of(data.choose(there))
         whole = Held(frame.iloc[there].reset_index(drop=True), wanted[there], data.choose(there), outputs)
@@ -218,7 +227,7 @@ def modality_report(
             if sample_weight is not None and not isinstance(sample_weight, str):
                 weights = np.asarray(list(sample_weight))
             learned = as_frame(X, "X"), list(y), weights
-            lengths_NM = model.rows_and_media(learned[0])[0].lengths_NM
+            lengths_NM = model.rows_and_media(learned[0], scratch=folder)[0].lengths_NM
             for i, name in enumerate(model.form_.names):
                 single[name] = _alone(model, name, learned, lengths_NM[:, i] > 0, whole)
     judge = _Judge(model, wanted)
@@ -237,6 +246,12 @@ def modality_report(
     return ModalityReport(
         len(there), scores, single, modalities, columns, told, found, classes, model.results_["seconds"]
     )
+
+
+def check_judged(model: MultimodalEstimator, n: int) -> None:
+    """Raise DataError for fewer held-out rows than the first measure of the model's kind is defined for."""
+    if model.KIND == "number" and n < 2:
+        raise DataError(f"{n} held-out row; R² of numbers needs at least 2")
 
 
 @dataclass(frozen=True)
@@ -259,8 +274,10 @@ class _Judge:
         found = []
         for one in changed:
             rows = np.flatnonzero((one.lengths_NM.sum(1) > 0) & (data.lengths_NM.sum(1) > 0))
+            if len(rows) < 2:
+                continue  # nothing to shuffle
             found.append(self._score(data, rows) - self._score(one, rows))
-        return Drop(name, mean(found), stdev(found) if len(found) > 1 else 0.0)
+        return Drop(name, mean(found or [0.0]), stdev(found) if len(found) > 1 else 0.0)
 
     def _score(self, data: MultimodalDataset, rows: np.ndarray) -> float:
         return self.model.score_of(self.model.outputs_of(data.choose(rows)), self.wanted[rows])[0].value
@@ -294,6 +311,7 @@ def _alone(
     try:
         if not len(rows) or not len(judged):
             raise DataError("no row to learn from, or none to judge by, has it")
+        check_judged(model, len(judged))
         single.fit(
             frame.iloc[rows],
             [y[row] for row in rows],
