@@ -74,6 +74,13 @@ def test_bad_tables_are_named(table: Path, tmp_path: Path) -> None:
     assert code == 0 and names == {f"noise {i}" for i in range(1, 32)}, messages
     path.write_text("a,y\n" + "".join(f"{i},{i * i / 7}\n" for i in range(40)))
     (tmp_path / "one.csv").write_text("a,y\n1,2.5\n")
+    (tmp_path / "codes.csv").write_text("code,y\n" + "01,a\n02,b\n03,b\n2A,a\n" * 10)
+    (tmp_path / "digits.csv").write_text("code,y\n" + "01,a\n02,b\n03,b\n" * 10)  # no code with a letter in it
+    words = ("importance", tmp_path / "codes.csv", "--target", "y", "--trees", "10", "--test", tmp_path / "digits.csv")
+    assert json.loads(call(*words, "--json")[1])["score"] == 1
+    (tmp_path / "digits.csv").write_text("a,y\n1,1.5\nx,2\n3,4\n")
+    code, last = failure("importance", path, "--target", "y", "--trees", "3", "--test", tmp_path / "digits.csv")
+    assert code == 2 and "digits.csv: row 2, column 'a': x is not a number" in last
     code, last = failure("importance", path, "--target", "y", "--trees", "3", "--test", tmp_path / "one.csv")
     assert code == 2 and "X has 1 row; at least 2 are needed" in last
     code, last = failure("importance", tmp_path / "t.txt", "--target", "b")

@@ -33,7 +33,8 @@ def importance(
     from transfuse import forest_importance, read_table
 
     rows = read_table(table)
-    held = None if test is None else read_table(test)
+    # what is a number is found out once, for both tables
+    held = None if test is None else read_table(test, numbers=rows.select_dtypes("number").columns)
     found = forest_importance(
         rows,
         target,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ MISSING = ["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
 """Cells that hold nothing."""
 
 
-def read_table(path: str | Path, *, numbers: bool = True) -> pd.DataFrame:
+def read_table(path: str | Path, *, numbers: bool | Iterable[str] = True) -> pd.DataFrame:
     """A .csv or .tsv file with a header, .gz and .xz too; numbers where a whole column is of them, text otherwise.
 
-    Without `numbers` all cells are text as it stands there, which does not depend on what else is in a column.
+    `numbers` may name the columns of numbers instead, where another table has said which they are; without any
+    (False), all cells are text as it stands there, which does not depend on what else is in a column.
 
     Raises DataError naming file, line and rule: no rows, rows of another width, unnamed or equally named columns.
     """
@@ -45,9 +47,11 @@ def read_table(path: str | Path, *, numbers: bool = True) -> pd.DataFrame:
     if not rows:
         raise DataError(f"{path}: no rows in it")
     frame = pd.DataFrame(rows, columns=header)
-    if not numbers:
-        return frame.apply(_known)
-    typed = frame.apply(_typed)
+    if numbers is True:
+        typed = frame.apply(_typed)
+    else:
+        named = set() if numbers is False else set(numbers)
+        typed = frame.apply(lambda column: _numbers(column, path) if column.name in named else _known(column))
     for name in typed.columns:
         if pd.api.types.is_numeric_dtype(typed[name]) and np.isinf(typed[name].to_numpy(float)).any():
             row = int(np.flatnonzero(np.isinf(typed[name].to_numpy(float)))[0])
@@ -70,6 +74,15 @@ def _check_header(path: Path, header: list[str]) -> None:
 def _known(column: pd.Series) -> pd.Series:
     stripped = column.str.strip()
     return stripped.mask(stripped.isin(MISSING))
+
+
+def _numbers(column: pd.Series, path: Path) -> pd.Series:
+    known = _known(column)
+    numbers = pd.to_numeric(known, errors="coerce")
+    bad = np.flatnonzero(numbers.isna() & known.notna())
+    if len(bad):
+        raise DataError(f"{path}: row {bad[0] + 1}, column {column.name!r}: {column.iloc[bad[0]]} is not a number")
+    return numbers
 
 
 def _typed(column: pd.Series) -> pd.Series:

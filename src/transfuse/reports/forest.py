@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from transfuse.data.columns import day_first, days, known_dates, look
+from transfuse.data.columns import Kind, as_numbers, as_strings, day_first, days, known_dates, look
 from transfuse.errors import DataError
 from transfuse.estimators.fine_tuned import divided
 from transfuse.reports.importance import Importance, tree_importance
@@ -105,24 +105,36 @@ def _class_name(value: Any) -> str:
 
 def _numbered(rows: pd.DataFrame, held: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Both tables as numbers, by the same code, and the columns of text whose values hardly recur."""
-    own, other, names_of_rows = {}, {}, []
+    tables: list[dict[str, np.ndarray]] = [{}, {}]
+    names_of_rows = []
     for name in rows.columns:
-        column, beside = rows[name], held[name]
-        if look(column) == "date":
+        kind = look(rows[name])
+        for numbers, column in zip(tables, _codes(rows[name], held[name], kind), strict=True):
+            if (most := np.nanmax(np.abs(column), initial=0)) > np.finfo(np.float32).max:
+                raise DataError(f"column {name!r}: {most:g} is more than a tree's numbers (float32) hold")
+            numbers[name] = column
+        n_different = rows[name].nunique()
+        if kind not in ("number", "date") and n_different > MOST_DIFFERENT * max(rows[name].count(), FEW_VALUES):
+            names_of_rows.append(str(name))
+    own, other = (pd.DataFrame(one) for one in tables)
+    return own, other, names_of_rows
+
+
+def _codes(column: pd.Series, held: pd.Series, kind: Kind) -> tuple[np.ndarray, np.ndarray]:
+    """A column and the held-out one as numbers: as they are, days of dates, or how frequent a text is, most first."""
+    try:
+        if kind == "number":
+            return as_numbers(column), as_numbers(held)
+        if kind == "date":
             by_day = day_first(column)
-            column, beside = days(known_dates(column, by_day)), days(known_dates(beside, by_day))
-        elif not pd.api.types.is_numeric_dtype(column):
-            if column.nunique() > MOST_DIFFERENT * max(column.notna().sum(), FEW_VALUES):
-                names_of_rows.append(str(name))
-            code = {value: i for i, value in enumerate(column.value_counts().index)}
-            column = column.map(code)
-            beside = beside.map(code).where(beside.isna() | beside.isin(list(code)), len(code))
-        elif beside.isna().all():
-            beside = pd.Series(np.nan, index=beside.index)
-        elif not pd.api.types.is_numeric_dtype(beside):
-            raise DataError(f"the held-out table's column {name!r} holds text, but the table's numbers")
-        for one in (column, beside):
-            if (one.abs() > np.finfo(np.float32).max).any():
-                raise DataError(f"column {name!r}: {one.abs().max():g} is more than a tree's numbers (float32) hold")
-        own[name], other[name] = column.astype(float), beside.astype(float)
-    return pd.DataFrame(own), pd.DataFrame(other), names_of_rows
+            own, other = (days(known_dates(one, by_day)).to_numpy(float) for one in (column, held))
+            return own, other
+    except DataError as error:
+        raise DataError(f"the table, or the held-out one: {error}") from None
+    texts = pd.Series(as_strings(column), dtype=object)
+    code = {text: float(i) for i, text in enumerate(texts.value_counts().index)}
+    own, other = (
+        np.array([np.nan if text is None else code.get(text, len(code)) for text in as_strings(one)])
+        for one in (column, held)
+    )
+    return own, other
