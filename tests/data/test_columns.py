@@ -114,6 +114,8 @@ def test_whole_numbers_are_the_same_category_with_and_without_gaps() -> None:
     codes = form.encode(given).codes_NC[:, 0].tolist()
     one, other, seven, letter = (FIRST_LEVEL + form.levels["code"].index(level) for level in ("1", "01", "7.0", "x"))
     assert codes == [one, other, one, seven, UNKNOWN, letter, UNKNOWN, UNKNOWN, MISSING]
+    plain = FeatureForm.learn(pd.DataFrame({"code": ["1", "2"]}), kinds)  # type: ignore[arg-type]
+    assert plain.encode(pd.DataFrame({"code": ["01", "2.5"]})).codes_NC[:, 0].tolist() == [UNKNOWN, UNKNOWN]
     truth = FeatureForm.learn(pd.DataFrame({"code": [True, False]}), kinds)  # type: ignore[arg-type]
     codes = truth.encode(pd.DataFrame({"code": [1, 0]})).codes_NC[:, 0].tolist()
     assert (

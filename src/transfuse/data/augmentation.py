@@ -22,8 +22,8 @@ class AugmentationConfig(Config):
     up or down by at most `warp` of their number, both by linear interpolation; then a stretch of at most `time_mask` of
     the frames and one of at most `band_mask` of the bands become silence (SpecAugment, arXiv 1904.08779). Each modality
     is missing in a share `modality_dropout` of the rows, but never all in one, so that the model learns to do without;
-    and in a share `cell_dropout` of the cells a number is missing, a category missing or one that was never seen, so
-    that these mean something although no row of the training may have them.
+    and in a share `cell_dropout` of the rows one cell of a table is missing, or of a level never seen, so that these
+    mean something although no row of the training may have them.
     """
 
     shift: float = 0.06
@@ -35,7 +35,7 @@ class AugmentationConfig(Config):
     time_mask: float = 0.1
     band_mask: float = 0.1
     modality_dropout: float = 0.1
-    cell_dropout: float = 0.03
+    cell_dropout: float = 0.1
 
     def __post_init__(self) -> None:
         self.check_types()

@@ -148,10 +148,14 @@ class Table:
         """Numbers (B, F, E), known (B, F), codes (B, G), keep (B,)."""
         f, chosen = self.features, list(rows)
         known_BF, codes_BG = f.known_NF[chosen], f.codes_NC[chosen]
+        n_numbers, n_cells = known_BF.shape[1], known_BF.shape[1] + codes_BG.shape[1]
         for place, draw in enumerate(draws or ()):
-            known_BF[place] &= draw.random(known_BF.shape[1]) >= config.cell_dropout
-            hidden_G = draw.random(codes_BG.shape[1]) < config.cell_dropout
-            codes_BG[place, hidden_G] = draw.choice([MISSING, UNKNOWN], np.count_nonzero(hidden_G))
+            if draw.random() < config.cell_dropout:
+                cell = int(draw.integers(n_cells))
+                if cell < n_numbers:
+                    known_BF[place, cell] = False
+                else:
+                    codes_BG[place, cell - n_numbers] = draw.choice([MISSING, UNKNOWN])
         cells = (f.numbers_NFE[chosen], known_BF, codes_BG, f.any_N[chosen] & present_B)
         return tuple(torch.from_numpy(one) for one in cells)
 
