@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 import lzma
+import pickle
 import resource
 from pathlib import Path
 
@@ -49,6 +51,27 @@ def test_long_documents_come_in_pieces_cut_before_a_line_that_begins_with_a_lett
     (tmp_path / "a.txt").write_text(TEXT)
     pieces = [list(document) for document in Corpus(tmp_path / "a.txt")]
     assert pieces == [["Ein Hund läuft.\n\n", "Er läuft weit.\n  Und weiter: 中文 🙂\n"]]
+
+
+def test_pieces_are_short_whatever_the_lines_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "PIECE", 100)
+    monkeypatch.setattr(subject, "LONGEST", 400)
+    path, word = tmp_path / "a.txt", "wort und  mehr\t"
+    tokenizer = Tokenizer.train_language([TEXT], 300, TokenizerConfig())
+    for text in (
+        "".join(f" = Zeile {i} =\n \n" for i in range(300)),  # as WikiText has it: no line begins with a letter
+        word * 400 + "\n",
+        " " + word * 400 + "ende\nneu\n" + word * 90 + "\n",
+        "x" * 5000 + "\n",
+        "\n" * 3000,
+    ):
+        path.write_text(text)
+        (pieces,) = (list(document) for document in Corpus(path))
+        assert "".join(pieces) == text and max(map(len, pieces)) <= 500 and len(pieces) >= 5
+        if "xxx" not in text:  # where there are spaces nothing is cut that is one token
+            whole = tokenizer.encode_plain([text])[0]
+            assert [one for row in tokenizer.encode_plain(pieces) for one in row] == whole
+            assert sum(len(piece.split()) for piece in pieces) == len(text.split())
 
 
 @pytest.mark.parametrize(
@@ -96,6 +119,12 @@ def test_a_language_tokenizer_spells_every_text_it_learned(tokenizer: Tokenizer)
     assert 0 not in tokenizer.encode_plain([f"a {BOUNDARY} in a text"])[0]
 
 
+def test_a_copied_tokenizer_reads_no_special_tokens_in_text(tokenizer: Tokenizer) -> None:
+    text = f"ein {BOUNDARY} Hund"
+    for copied in (pickle.loads(pickle.dumps(tokenizer)), copy.deepcopy(tokenizer), copy.copy(tokenizer)):
+        assert copied.encode([text]) == tokenizer.encode([text]) and copied.to_json() == tokenizer.to_json()
+
+
 def test_a_token_file_holds_every_document_with_its_start(tokenizer: Tokenizer, tmp_path: Path) -> None:
     texts = ["ein Hund", TEXT, "weit"]
     file = TokenFile.write(tmp_path / "tokens", Texts(texts), tokenizer, 0)
@@ -106,6 +135,7 @@ def test_a_token_file_holds_every_document_with_its_start(tokenizer: Tokenizer, 
     assert (about.n_documents, about.n_tokens) == (3, sum(map(len, rows)))
     assert about.n_words == sum(len(text.split()) for text in texts)
     assert about.n_bytes == sum(len(text.encode()) for text in texts)
+    assert file.sizes.tolist() == [[len(text.split()), len(text.encode())] for text in texts]
     again = TokenFile.write(tmp_path / "again", Texts(texts), tokenizer, 0)
     assert again.about == about
     other = TokenFile.write(tmp_path / "other", Texts(["ein Hund", TEXT + "weit"]), tokenizer, 0)

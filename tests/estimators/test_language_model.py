@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 import math
+import pickle
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import tokenizers
 import torch
 from sklearn.base import clone
+from tokenizers import decoders, models
 
 import transfuse
 from transfuse import (
@@ -26,6 +32,8 @@ from transfuse import (
     TrainingConfig,
     TrainingInterrupted,
 )
+from transfuse.data.tokenizer import Tokenizer
+from transfuse.estimators import language_model
 from transfuse.models.decoder import DecoderModel
 
 TEXTS = [
@@ -284,3 +292,106 @@ def test_a_run_is_not_resumed_with_other_validation_text(tmp_path: Path) -> None
     short.fit(TEXTS, validation=TEXTS[:2])
     with pytest.raises(CheckpointError, match="with other validation"):
         short.fit(TEXTS, validation=TEXTS[1:3], resume=True)
+
+
+def scores_of(model: LanguageModel) -> dict[str, float]:
+    return {score["name"]: score["value"] for score in model.results_["held_out_metrics"]}
+
+
+def test_what_fit_says_of_held_out_documents_is_what_evaluate_says() -> None:
+    """Documents that end without white space, of words and of characters that were never seen."""
+    texts = [f"{n} green bottles, {n} on the wall" for n in ("ten", "nine", "eight", "seven")] * 30
+    model = make(training=TRAINING.replace(max_steps=8)).fit(texts)
+    held, _ = model.held_out(texts)
+    assert held[1:] == texts[-len(held) + 1 :] and len(held) > 3
+    assert scores_of(model) == pytest.approx({one.name: one.value for one in model.evaluate(held)})
+    rare = [*texts[:-3], "ein Ö", "ein Ü", "ein Ä"]
+    settings = {"tokenizer": TokenizerConfig(unit="character"), "validation_fraction": 14.5 / sum(map(len, rare))}
+    model = make(model=TINY.replace(vocab_size=24), training=TRAINING.replace(max_steps=8), **settings).fit(rare)
+    judged = {one.name: one.value for one in model.evaluate(rare[-2:])}
+    assert scores_of(model)["bits a byte"] == pytest.approx(judged["bits a byte"], rel=0.25)
+
+
+def test_text_without_words_has_no_word_perplexity(tmp_path: Path, fitted: LanguageModel) -> None:
+    (tmp_path / "blank.txt").write_text("\n \n")
+    assert [one.name for one in fitted.evaluate(Corpus(tmp_path / "blank.txt"))] == ["perplexity", "bits a byte"]
+
+
+@pytest.mark.parametrize("context", [0, 1, -3, 65])
+def test_a_context_that_cannot_be_is_refused_after_training_too(fitted: LanguageModel, context: int) -> None:
+    other = copy.copy(fitted).set_params(context=context)
+    with pytest.raises(ConfigError, match=f"context={context} must be at least 2 and at most max_positions=64"):
+        other.evaluate(TEXTS[:2])
+
+
+def test_a_copied_model_reads_text_as_text(fitted: LanguageModel) -> None:
+    prompt = ["ten <|endoftext|> green"]
+    for copied in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted)):
+        assert copied.encode(prompt) == fitted.encode(prompt) and copied.predict(prompt) == fitted.predict(prompt)
+
+
+def test_prompts_may_be_ids(fitted: LanguageModel) -> None:
+    texts = ["ten green", "nine"]
+    ids = fitted.encode(texts)
+    assert fitted.encode(ids) == fitted.encode([np.array(row) for row in ids]) == ids
+    assert fitted.predict(ids) == fitted.predict(texts)
+    assert "".join(fitted.stream(ids[0])) == fitted.predict(texts)[0]
+    for given, message in (
+        ([[1, 400]], "whole numbers from 0 to"),
+        ([[0.5]], r"X\[0\]: expected a text, or whole"),
+        ([[1], [2, -1]], r"X\[1\]: expected"),
+        ([[]], r"X\[0\]: 0 tokens"),
+        ([[1], "two"], r"X\[0\]"),
+    ):
+        with pytest.raises(DataError, match=message):
+            fitted.encode(given)  # type: ignore[arg-type]
+
+
+def test_a_foreign_model_keeps_its_template_and_says_what_text_cannot(fitted: LanguageModel, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "own")
+    for name, content in (
+        ("chat_template.jinja", "{{ messages }}"),
+        ("generation_config.json", '{"eos_token_id": [0, 7], "pad_token_id": 5, "temperature": 0.3}'),
+    ):
+        (tmp_path / "own" / name).write_text(content)
+    config = json.loads((tmp_path / "own" / "config.json").read_text()) | {"pad_token_id": 5, "eos_token_id": None}
+    (tmp_path / "own" / "config.json").write_text(json.dumps(config))
+    model = LanguageModel.load(tmp_path / "own")
+    model.save(tmp_path / "again")
+    assert (tmp_path / "again" / "chat_template.jinja").read_text() == "{{ messages }}"
+    told = json.loads((tmp_path / "again" / "generation_config.json").read_text())
+    assert (told["eos_token_id"], told["pad_token_id"], told["temperature"]) == ([0, 7], 5, 0.3)
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["pad_token_id"] == 5
+    assert LanguageModel.load(tmp_path / "again").model_.config == model.model_.config
+    with pytest.warns(
+        UserWarning, match=r"a prompt spells <\|endoftext\|>, which in text is not a special token; give"
+    ):
+        model.predict(["ten", "<|endoftext|>nine"])
+    fitted.predict(["<|endoftext|>nine"])  # of our own it is known that text is text
+
+
+def of_bytes() -> LanguageModel:
+    """A model whose tokenizer spells what it does not know in bytes, as Llama's does."""
+    words = {"<s>": 0, "</s>": 1, "<unk>": 2, "\u2581a": 3} | {f"<0x{byte:02X}>": 4 + byte for byte in range(256)}
+    backend = tokenizers.Tokenizer(models.BPE(words, [], unk_token="<unk>", byte_fallback=True))
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    model = make(model=TINY.replace(vocab_size=300), training=TRAINING.replace(max_steps=1)).fit(TEXTS)
+    model.tokenizer_ = Tokenizer(backend)
+    return model
+
+
+@pytest.mark.parametrize("text", ["\u597d\U0001f600", "\n", "a\n\u597d", ""])
+@pytest.mark.parametrize("missing", [0, 1, 2, 3])
+def test_an_unfinished_character_takes_nothing_with_it(
+    text: str, missing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = of_bytes()
+    content = (text + "\U0001f600").encode()
+    ids = [4 + byte for byte in content[: len(content) - missing]]
+    writing = [ids[: n + 1] for n in range(len(ids))]
+    monkeypatch.setattr(language_model, "stream", lambda *given: iter(writing))
+    expected = text + ("\ufffd" if missing else "\U0001f600")
+    assert model.tokenizer_.decode_after([([3], ids)]) == [expected]
+    assert "".join(model.stream([3])) == expected

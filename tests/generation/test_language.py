@@ -144,6 +144,20 @@ def test_a_generation_that_repeats_itself_is_cut(model: DecoderModel) -> None:
     assert found.loop == expected
     assert found.ids == plain.ids[: expected.start]
     assert not found.finished
+    with torch.no_grad():
+        log_p = model(torch.tensor([[7, *found.ids]]))[0, :-1].log_softmax(-1)
+    total = float(log_p.gather(1, torch.tensor(found.ids)[:, None]).sum())
+    assert found.log_probability == pytest.approx(total, rel=1e-9)  # of what is left
+    assert found.score == pytest.approx(total / len(found.ids))
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-46, 5e-324])
+def test_the_lowest_temperatures_are_greedy(model: DecoderModel, temperature: float) -> None:
+    cold = GREEDY.replace(sample=True, temperature=temperature)
+    for dtype in (torch.float64, torch.float32):
+        model.to(dtype)
+        found = [row[0].ids for row in generate.generate(model, PROMPTS, cold)]
+        assert found == [row[0].ids for row in generate.generate(model, PROMPTS, GREEDY)]
 
 
 def test_a_cache_that_would_not_fit_is_refused_with_its_bytes(

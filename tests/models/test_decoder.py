@@ -413,6 +413,7 @@ def test_what_cannot_be_computed_is_refused_by_name(
     name: str, changes: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     their_model(name).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()  # where an end token may be named, too
     assert re.search(message, refused(tmp_path, **changes))
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 import reference
 from transfuse.errors import ModelDirectoryError
+from transfuse.generation import ready
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate
 from transfuse.models.seq2seq import Seq2SeqConfig, Seq2SeqModel
@@ -407,6 +408,62 @@ def test_a_start_token_that_also_ends_is_written(beams: int, tmp_path: Path) -> 
     assert [one.ids for one in found] == their_texts(opened(tmp_path), rows, ours.config, beams)
 
 
+@pytest.mark.parametrize("name", ["m2m100", "marian separate untied"])
+@pytest.mark.parametrize("where", ["config.json", "generation_config.json"])
+def test_a_first_token_and_bad_words_are_theirs(name: str, where: str, tmp_path: Path) -> None:
+    wordy = next(one for one in WORDY if one.name == name)
+    ours = wordy.model()
+    rows = source_rows(ours.config)
+    free = their_texts(save_and_open(ours, tmp_path), rows, ours.config, 1)
+    banned = free[0][:2]
+    for file, values in (("config.json", {}), ("generation_config.json", {"bad_words_ids": None}), (where, None)):
+        told = json.loads((tmp_path / file).read_text())
+        told |= {"forced_bos_token_id": 13, "bad_words_ids": [[one] for one in banned]} if values is None else values
+        (tmp_path / file).write_text(json.dumps(told))
+    again = load_model(tmp_path)
+    assert again.config.first_id == 13 and again.config.banned_ids == tuple(banned)
+    texts = [row[0].ids for row in generate(again.double(), rows, SearchConfig(beams=1, max_tokens=LIMIT - 1))]
+    save_model(again, tmp_path / "again")
+    assert load_model(tmp_path / "again").config == again.config
+    theirs = their_texts(opened(tmp_path / "again"), rows, ours.config, 1)
+    assert all(text[0] == 13 for text in theirs) and not {one for text in texts for one in text} & set(banned)
+    assert texts == [text[1:] for text in theirs] and texts != free
+
+
+def save_and_open(model: Model, folder: Path) -> Theirs:
+    save_model(model, folder)
+    return opened(folder)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_first_token_is_read_by_compiled_steps_too(beams: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"d_model": 64, "encoder_heads": 4, "decoder_heads": 4, "encoder_layers": 1, "decoder_layers": 2}
+    config = Seq2SeqConfig(vocab_size=29, encoder_hidden=64, decoder_hidden=64, max_positions=32, first_id=7, **sizes)  # type: ignore[arg-type]
+    model = reference.draw(Seq2SeqModel(config), 3, 0.2).eval()
+    rows, search = source_rows(config), SearchConfig(beams=beams, max_tokens=LIMIT)
+    plain = generate(model, rows, search)
+    monkeypatch.setattr(ready, "FEWEST_WEIGHTS", 0)
+    for found, expected in zip(generate(model, rows, search), plain, strict=True):
+        assert found[0].ids == expected[0].ids
+    without = Seq2SeqModel(config.replace(first_id=None)).eval()
+    without.load_state_dict(model.state_dict())
+    assert [one[0].ids for one in generate(without, rows, search)] != [one[0].ids for one in plain]
+    longest = generate(model, rows[:1], search.replace(max_tokens=None))[0][0]
+    assert longest.finished or len(longest.ids) <= config.max_positions - 1
+
+
+def test_bad_words_of_several_tokens_are_told_of(tmp_path: Path) -> None:
+    save_model(our_model(CONFIGS["marian"]), tmp_path)
+    told = json.loads((tmp_path / "generation_config.json").read_text())
+    (tmp_path / "generation_config.json").write_text(json.dumps(told | {"bad_words_ids": [[9], [4, 5]]}))
+    values = json.loads((tmp_path / "config.json").read_text())
+    with pytest.warns(UserWarning, match="1 bad_words_ids of more than one token are ignored"):
+        assert load_model(tmp_path).config.banned_ids == (9,)
+    (tmp_path / "generation_config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(values | {"forced_bos_token_id": 10_000}))
+    assert_refused(tmp_path, "first_id=10000 must be of")
+
+
 # Round trips
 
 
@@ -518,6 +575,7 @@ def test_refuses_a_config_with_fields_missing(saved: Path) -> None:
     values = json.loads((saved / "config.json").read_text())
     del values["d_model"], values["eos_token_id"]
     (saved / "config.json").write_text(json.dumps(values))
+    (saved / "generation_config.json").unlink()
     assert_refused(saved, "config.json has no d_model, eos_token_id")
 
 

@@ -13,7 +13,9 @@ from transfuse.data.text_files import read_lines, suffix_of
 from transfuse.errors import DataError
 
 PIECE = 1 << 16
-"""Characters of a long document that are handled at a time, up to a line end."""
+"""Characters of a long document that are handled at a time, and then up to a paragraph's end, `LONGEST` at most."""
+
+LONGEST = 4 * PIECE
 
 _KNOWN = {".txt", ".text", ".md", ".jsonl"}
 
@@ -69,17 +71,33 @@ def _files(path: str | Path) -> list[Path]:
 
 
 def _pieces(file: Path) -> Iterator[str]:
-    """The text of a file, cut at line ends before a line that does not begin with a space."""
-    lines: list[str] = []
+    """The text of a file, cut at line ends before a line that does not begin with a space; where there is none for
+    long, before any line, and a long line before its spaces."""
+    kept: list[str] = []
     size = 0
     for line in read_lines(file):
-        if size >= PIECE and line[:1].strip():
-            yield "".join(lines)
-            lines, size = [], 0
-        lines.append(line + "\n")
-        size += len(line) + 1
+        for number, part in enumerate(_short(line + "\n")):
+            begins = part[:1].strip() or number
+            if size >= PIECE and (begins or size + len(part) > LONGEST):
+                yield "".join(kept)
+                kept, size = [], 0
+            kept.append(part)
+            size += len(part)
     if size:
-        yield "".join(lines)
+        yield "".join(kept)
+
+
+def _short(line: str) -> Iterator[str]:
+    """A line longer than `LONGEST` in parts of at most `PIECE` characters, cut before spaces where there are any."""
+    first = 0
+    while len(line) - first > LONGEST:
+        cut = line.rfind(" ", first + 1, first + PIECE)
+        while cut > first and line[cut - 1].isspace():
+            cut -= 1
+        last = cut if cut > first else first + PIECE
+        yield line[first:last]
+        first = last
+    yield line[first:]
 
 
 def _json_texts(file: Path, key: str) -> Iterator[str]:

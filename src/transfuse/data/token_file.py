@@ -17,7 +17,7 @@ from transfuse.data.tokenizer import Tokenizer
 from transfuse.durable import flush_folder
 from transfuse.errors import CheckpointError, DataError
 
-TOKENS, STARTS, ABOUT = "tokens.bin", "starts.npy", "about.json"
+TOKENS, STARTS, SIZES, ABOUT = "tokens.bin", "starts.npy", "sizes.npy", "about.json"
 AT_A_TIME = 64
 """Pieces of text that are encoded together."""
 
@@ -37,13 +37,15 @@ class TokenStatistics:
 class TokenFile:
     """Token ids of documents one after another, each document begun by its start token.
 
-    `tokens` is a read-only memory map, `starts` the place of each document's first token and, last, the end.
+    `tokens` is a read-only memory map, `starts` the place of each document's first token and, last, the end, `sizes`
+    (documents, 2) words and bytes of each.
     """
 
     def __init__(self, folder: Path) -> None:
         self.about = TokenStatistics(**json.loads((folder / ABOUT).read_text()))
         self.tokens: np.ndarray = np.memmap(folder / TOKENS, dtype=self.about.dtype, mode="r")
         self.starts: np.ndarray = np.load(folder / STARTS)
+        self.sizes: np.ndarray = np.load(folder / SIZES)
 
     @classmethod
     def write(cls, folder: Path, documents: Iterable[Iterator[str]], tokenizer: Tokenizer, start_id: int) -> TokenFile:
@@ -61,13 +63,13 @@ class TokenFile:
         shutil.rmtree(stage, ignore_errors=True)
         stage.mkdir(parents=True)
         dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32)
-        starts, n_tokens, n_words, n_bytes = [0], 0, 0, 0
+        starts, sizes, n_tokens = [0], [], 0
         digest = hashlib.sha256()
         with (stage / TOKENS).open("wb") as stream:
             for pieces in documents:
-                first = True
+                first, n_words, n_bytes = True, 0, 0
                 for batch in _batches(pieces):
-                    n_words += sum(len(text.split()) for text in batch)
+                    n_words += sum(len(text.split()) for text in batch)  # a piece ends between two words
                     n_bytes += sum(len(text.encode()) for text in batch)
                     rows = tokenizer.encode_plain(batch)
                     content = np.concatenate([np.asarray(row, dtype) for row in ([start_id] * first, *rows)]).tobytes()
@@ -77,9 +79,12 @@ class TokenFile:
                     n_tokens += len(content) // dtype.itemsize
                 if not first:
                     starts.append(n_tokens)
+                    sizes.append((n_words, n_bytes))
         if not n_tokens:
             raise DataError("the corpus holds no text")
         np.save(stage / STARTS, np.array(starts, dtype=np.int64))
+        np.save(stage / SIZES, np.array(sizes, dtype=np.int64))
+        n_words, n_bytes = np.sum(sizes, axis=0).tolist()
         fingerprint = hashlib.sha256(digest.digest() + np.array(starts).tobytes()).hexdigest()
         about = TokenStatistics(len(starts) - 1, n_tokens, n_words, n_bytes, dtype.name, fingerprint)
         (stage / ABOUT).write_text(json.dumps(asdict(about), indent=2))

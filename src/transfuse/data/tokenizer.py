@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -22,6 +22,9 @@ SPECIAL_IDS = {"start_id": 0, "pad_id": 1, "end_id": 2}
 BOUNDARY, UNKNOWN = "<|endoftext|>", "<unk>"
 """The special tokens of a language model: what stands before and after a text (id 0), and, where tokens are
 characters, what stands for one that was never seen (id 1)."""
+
+REPLACEMENT, UNFINISHED = "\ufffd", 3
+"""What stands for bytes that are no character, and the most bytes that an unfinished one has."""
 
 MIN_VOCABULARY = 3 + 256
 """Special tokens and bytes: below this a byte-level vocabulary cannot spell every text."""
@@ -49,6 +52,15 @@ class Tokenizer:
         backend.no_truncation()  # a loaded file may ask for either
         backend.no_padding()
         self.backend = backend
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # what is set above is not among what the library pickles
+        return type(self).from_json, (self.backend.to_str(),)
+
+    @classmethod
+    def from_json(cls, content: str) -> Tokenizer:
+        """From the content of a `tokenizer.json`."""
+        return cls(tokenizers.Tokenizer.from_str(content))
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, config: TokenizerConfig | None = None) -> Tokenizer:
@@ -115,15 +127,32 @@ class Tokenizer:
         return [text.strip() for text in self.decode_exactly(ids)]
 
     def decode_after(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[str]:
-        """The text that ids add to those (one at least) that they follow, for (earlier, ids) rows."""
+        """The text that ids add to those (one at least) that they follow, for (earlier, ids) rows; a character that its
+        last ids leave unfinished is one replacement character."""
         # some vocabularies drop the space of a text's first token, so each text is decoded from the token before it
         earlier = self.decode_exactly([before[-1:] for before, _ in rows])
-        whole = self.decode_exactly([[before[-1], *ids] for before, ids in rows])
+        whole = [self._decode_unfinished([before[-1], *ids]) for before, ids in rows]
         return [text[len(start) :] for start, text in zip(earlier, whole, strict=True)]
+
+    def _decode_unfinished(self, ids: Sequence[int]) -> str:
+        """Where bytes are tokens, the library gives up on all bytes in a row if the last of them are no character."""
+        (text,) = self.decode_exactly([ids])
+        for n in range(1, min(UNFINISHED, len(ids) - 1) + 1):
+            if not text.endswith(REPLACEMENT):
+                break
+            (shorter,) = self.decode_exactly([ids[:-n]])
+            if not shorter.endswith(REPLACEMENT):
+                return shorter + REPLACEMENT
+        return text
 
     def decode_exactly(self, ids: Sequence[Sequence[int]]) -> list[str]:
         """`decode` with the spaces at both ends left on."""
         return self.backend.decode_batch([list(row) for row in ids])
+
+    @property
+    def special(self) -> list[str]:
+        """Tokens that mark something, and that no text is read as."""
+        return [token.content for token in self.backend.get_added_tokens_decoder().values() if token.special]
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The text of each id by itself, for display."""

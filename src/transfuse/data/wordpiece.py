@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -70,6 +71,15 @@ class WordPiece:
         missing = [token for token in (PAD, FIRST, LAST) if backend.token_to_id(token) is None]
         if missing:
             raise ModelDirectoryError(f"the vocabulary has no {', '.join(missing)}; it is not one of BERT")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # what is set above is not among what the library pickles
+        return type(self).from_json, (self.backend.to_str(),)
+
+    @classmethod
+    def from_json(cls, content: str) -> WordPiece:
+        """From the content of a `tokenizer.json`."""
+        return cls(tokenizers.Tokenizer.from_str(content))
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, config: WordPieceConfig) -> WordPiece:

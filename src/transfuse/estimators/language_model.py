@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,6 +49,9 @@ MOST_HELD_OUT = 1 << 18
 
 Text = Corpus | Iterable[str]
 """Documents: a `Corpus` of files, or a list, array or column of texts."""
+
+Prompt = str | Sequence[int]
+"""A text, or the ids of one."""
 
 
 class LanguageModel(TrainedEstimator):
@@ -145,7 +149,7 @@ class LanguageModel(TrainedEstimator):
         if validation is None:
             learned, judged = split_tail(file.tokens, file.starts, self.validation_fraction)
             judged_print = file.about.fingerprint
-            n_words, n_bytes = self._size_of(judged[0])
+            n_words, n_bytes = self._size_of(file, len(learned[0]))
         else:
             apart = TokenFile.write(
                 folder / "validation", as_corpus(validation, "validation"), self.tokenizer_, start_id
@@ -166,11 +170,11 @@ class LanguageModel(TrainedEstimator):
 
         return Prepared(data, held, language_loss, judge)
 
-    def predict(self, X: Iterable[str]) -> list[str]:
+    def predict(self, X: Iterable[Prompt]) -> list[str]:
         """How each prompt goes on (the prompt itself is not repeated)."""
         return [candidates[0].text for candidates in self.predict_n_best(X)]
 
-    def predict_n_best(self, X: Iterable[str], search: SearchConfig | None = None) -> list[list[Candidate]]:
+    def predict_n_best(self, X: Iterable[Prompt], search: SearchConfig | None = None) -> list[list[Candidate]]:
         """The `n_best` continuations of each prompt, best first; `search` overrides the estimator's own."""
         search = search or self.search
         _check_search(search)
@@ -183,7 +187,7 @@ class LanguageModel(TrainedEstimator):
             for row in found
         ]
 
-    def stream(self, prompt: str, search: SearchConfig | None = None) -> Iterator[str]:
+    def stream(self, prompt: Prompt, search: SearchConfig | None = None) -> Iterator[str]:
         """The continuation of one prompt in pieces, as they are written; joined, they are what `predict` returns, and
         what a loop had repeated by the time it was noticed. Raises ConfigError if `n_best` is more than 1."""
         search = search or self.search
@@ -200,9 +204,11 @@ class LanguageModel(TrainedEstimator):
             if len(now) > len(before) and not now.endswith("\ufffd"):
                 yield now[len(before) :]
                 start, end = end, len(ids)
-        before, now = self.tokenizer_.decode_exactly([ids[start:end], ids[start:]])
-        if len(now) > len(before):
-            yield now[len(before) :]
+        (before,) = self.tokenizer_.decode_exactly([ids[start:end]])
+        (told,) = self.tokenizer_.decode_exactly([ids[start : start + 1]])
+        (after,) = self.tokenizer_.decode_after([(ids[start : start + 1], ids[start + 1 :])])
+        if len(told + after) > len(before):
+            yield (told + after)[len(before) :]
 
     def score(self, X: Text, y: None = None) -> float:
         """Minus the bits that a byte of these documents costs: higher is better."""
@@ -220,10 +226,22 @@ class LanguageModel(TrainedEstimator):
             loss = mean_loss(self.model_, data, language_loss, self.training)
             return self._scores(loss, file.about.n_tokens, file.about.n_words, file.about.n_bytes)
 
-    def encode(self, texts: Iterable[str]) -> list[list[int]]:
-        """Ids of each prompt. Raises DataError for one that is empty or longer than the model's positions."""
+    def encode(self, texts: Iterable[Prompt]) -> list[list[int]]:
+        """Ids of each prompt, which may be given as ids. Raises DataError for one that is empty or longer than the
+        model's positions, or whose ids are not the vocabulary's.
+
+        In text nothing is read as a special token: a chat model's prompts are the ids that its template makes. A
+        warning says where the text of a foreign model's prompt spells one.
+        """
         check_is_fitted(self, "model_")
-        rows = self.tokenizer_.encode(as_texts(texts, "X"))
+        given = texts if isinstance(texts, str) else list(texts)
+        ids = [one for one in given if not isinstance(one, str) and hasattr(one, "__len__")]
+        if ids and len(ids) == len(given):
+            rows = [_as_ids(one, f"X[{i}]", self.model_.config.vocab_size) for i, one in enumerate(ids)]
+        else:
+            prompts = as_texts(given, "X")
+            rows = self.tokenizer_.encode(prompts)
+            self._warn_of_spelled(prompts)
         for i, row in enumerate(rows):
             if not 0 < len(row) <= self.model_.config.max_positions:
                 raise DataError(
@@ -231,6 +249,18 @@ class LanguageModel(TrainedEstimator):
                     f"{self.model_.config.max_positions} positions"
                 )
         return rows
+
+    def _warn_of_spelled(self, prompts: Sequence[str]) -> None:
+        if self.origin_ is None:
+            return
+        spelled = next((token for text in prompts for token in self.tokenizer_.special if token in text), None)
+        if spelled is not None:
+            warnings.warn(
+                f"a prompt spells {spelled}, which in text is not a special token; give ids, as a chat template makes "
+                "them",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def save(self, folder: str | Path) -> Path:
         """Write a Hugging Face style directory; `transformers` opens it where it has the architecture."""
@@ -280,10 +310,7 @@ class LanguageModel(TrainedEstimator):
         _check_search(self.search)
         if self.training.select_by != "loss":
             raise ConfigError(f"select_by={self.training.select_by!r}: a language model is judged by its loss")
-        if not 2 <= self.context <= self.model.max_positions:
-            raise ConfigError(
-                f"context={self.context} must be at least 2 and at most max_positions={self.model.max_positions}"
-            )
+        self._check_context(self.model.max_positions)
 
     @property
     def _start_id(self) -> int:
@@ -295,17 +322,27 @@ class LanguageModel(TrainedEstimator):
     def _end_id(self) -> int:
         return int(self.model_.config.end_ids[0])
 
+    def _check_context(self, max_positions: int) -> None:
+        if not 2 <= self.context <= max_positions:
+            raise ConfigError(f"context={self.context} must be at least 2 and at most max_positions={max_positions}")
+
     def _dataset(self, tokens: Any, starts: Any, fingerprint: str, seed: int) -> PackedDataset:
+        self._check_context(self.model_.config.max_positions)  # it may have changed since the training
         return PackedDataset(
             tokens, starts, context=self.context, end_id=self._end_id, fingerprint=fingerprint, seed=seed
         )
 
-    def _size_of(self, tokens: Any) -> tuple[int, int]:
-        """Words (stretches without white space) and UTF-8 bytes of tokens."""
-        n_words = n_bytes = 0
-        for first in range(0, len(tokens), AT_A_TIME):
-            (text,) = self.tokenizer_.decode_exactly([tokens[first : first + AT_A_TIME].tolist()])
-            n_words, n_bytes = n_words + len(text.split()), n_bytes + len(text.encode())
+    def _size_of(self, file: TokenFile, cut: int) -> tuple[int, int]:
+        """Words (stretches without white space) and UTF-8 bytes of a corpus from one of its tokens on."""
+        whole = int(np.searchsorted(file.starts, cut))
+        n_words, n_bytes = file.sizes[whole:].sum(0).tolist()
+        inside = False  # a word that the last stretch may have left unfinished
+        for first in range(cut, int(file.starts[whole]), AT_A_TIME):  # of the document that the cut goes through
+            last = min(first + AT_A_TIME, int(file.starts[whole]))
+            (text,) = self.tokenizer_.decode_exactly([file.tokens[first:last].tolist()])
+            n_words += len(text.split()) - (inside and not text[:1].isspace())
+            n_bytes += len(text.encode())
+            inside = bool(text[-1:].strip())
         return n_words, n_bytes
 
     def _scores(self, loss: float, n_tokens: int, n_words: int, n_bytes: int) -> list[Score]:
@@ -313,12 +350,12 @@ class LanguageModel(TrainedEstimator):
             raise GenerationError(f"the loss on this text is not a number; {suspect(self.model_.output.weight.dtype)}")
         signature = f"context:{self.context}|stride:{self.context}|version:{transfuse.__version__}"
         total = loss * n_tokens
-        # where a "word" is a line, as in Chinese, its perplexity is no number that a computer has
         scores = [
             Score("perplexity", _exp(loss), f"per:token|{signature}"),
-            Score("word perplexity", _exp(total / max(n_words, 1)), f"per:word|{signature}"),
+            Score("word perplexity", _exp(total / n_words) if n_words else math.inf, f"per:word|{signature}"),
             Score("bits a byte", total / max(n_bytes, 1) / math.log(2), f"per:byte|{signature}"),
         ]
+        # where there are no words, or one is a line, as in Chinese, its perplexity is no number that a computer has
         return [score for score in scores if math.isfinite(score.value)]
 
 
@@ -328,6 +365,14 @@ def _all_end_ids(folder: Path, config: DecoderConfig) -> tuple[int, ...]:
     further = further if isinstance(further, list) else [further]
     known = [i for i in further if isinstance(i, int) and 0 <= i < config.vocab_size]
     return tuple(dict.fromkeys([*config.end_ids, *known]))
+
+
+def _as_ids(given: Sequence[int], name: str, vocab_size: int) -> list[int]:
+    ids = np.asarray(given)
+    if ids.ndim != 1 or (len(ids) and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= vocab_size)):
+        raise DataError(f"{name}: expected a text, or whole numbers from 0 to {vocab_size - 1} in a row")
+    found: list[int] = ids.tolist()
+    return found
 
 
 def _exp(nats: float) -> float:

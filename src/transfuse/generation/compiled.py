@@ -24,7 +24,7 @@ from transfuse.generation.panels import Layer, Norm, Product, Weights
 from transfuse.kernels import step as kernel
 from transfuse.kernels.vectors import LANES, UNROLLED
 from transfuse.models.decoder import DecoderModel, LanguageState
-from transfuse.models.seq2seq import DecoderState, Seq2SeqModel
+from transfuse.models.seq2seq import DecoderState, Seq2SeqModel, past_start
 from transfuse.nn.ragged import GROWTH, keep_rows
 
 MOST_THREADS = 16
@@ -403,8 +403,9 @@ class CompiledTranslator(Compiled):
 
     def begin(self, prompts: Sequence[Sequence[int]]) -> tuple[TranslatingState, Tensor]:
         """As of `Seq2SeqModel`."""
-        state, ids = self._model.begin(prompts)
-        return TranslatingState(state, self), ids
+        held, start_B = self._model.opened(prompts)
+        state = TranslatingState(held, self)
+        return state, past_start(self, start_B, state)
 
     def memory_heads(self, memory_BSD: Tensor) -> list[Tensor]:
         """Keys and values of the memory for each layer, (2, B, G, S, K)."""

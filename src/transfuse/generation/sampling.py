@@ -32,8 +32,9 @@ class Sampler:
 
 def filtered(log_p_Bk: Tensor, config: SearchConfig) -> Tensor:
     """Probabilities of candidates, most probable first, after temperature and top-p (those left out are 0)."""
-    # the most probable token at 0, so that no temperature is too low
-    logits = (log_p_Bk - log_p_Bk[:, :1]) / config.temperature
+    # the most probable token at 0, so that no temperature is too low, if it is no 0 itself
+    lowest = torch.finfo(log_p_Bk.dtype).tiny
+    logits = (log_p_Bk - log_p_Bk[:, :1]) / max(config.temperature, lowest)
     probabilities = logits.softmax(-1)
     # a token stays if what is more probable does not yet hold top_p
     before = probabilities.cumsum(-1) - probabilities

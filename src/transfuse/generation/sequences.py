@@ -5,6 +5,7 @@ Shapes: B rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -108,23 +109,23 @@ class Writing:
     limit: int
     loops: LoopFinder | None
     ids: list[int] = field(default_factory=list)
-    log_p: float = 0.0
+    log_p: list[float] = field(default_factory=list)
     loop: Loop | None = None
 
     def add(self, token: int, log_p: float, end_ids: Sequence[int]) -> bool:
         """Add a token; whether the sequence is complete with it."""
         self.ids.append(token)
-        self.log_p += log_p
+        self.log_p.append(log_p)
         if self.loops is not None:
             self.loop = self.loops.push(token)
         return token in end_ids or len(self.ids) >= self.limit or self.loop is not None
 
     def hypothesis(self, end_ids: Sequence[int], length_penalty: float) -> Hypothesis:
         """What was written, without what only repeats it."""
-        found = hypothesis(self.ids, self.log_p, end_ids, length_penalty)
         if self.loop is None:
-            return found
-        return Hypothesis(self.ids[: self.loop.start], found.log_probability, found.score, False, self.loop)
+            return hypothesis(self.ids, math.fsum(self.log_p), end_ids, length_penalty)
+        ids, log_p = self.ids[: self.loop.start], math.fsum(self.log_p[: self.loop.start])
+        return Hypothesis(ids, log_p, log_p / max(len(ids), 1) ** length_penalty, False, self.loop)
 
 
 def write(

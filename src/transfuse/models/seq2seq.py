@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,8 @@ class Seq2SeqConfig(Config):
     heads may be a list, one number a layer. `positions` is
     "sinusoidal" (the paper's wavelengths as Marian lays them out, sines before cosines, counted from 0),
     "closed-sinusoidal" (fairseq's and M2M100's, counted from `pad_id` + 1), "learned" or "rotary". `share_embeddings`
-    uses one table for source and target, `tie_output` makes the target table the output projection.
+    uses one table for source and target, `tie_output` makes the target table the output projection. Outputs begin with
+    `first_id`, which is no part of what is written, where it is given (M2M100's language), and hold no `banned_ids`.
     """
 
     vocab_size: int = 8000
@@ -71,6 +72,8 @@ class Seq2SeqConfig(Config):
     start_id: int = 0
     pad_id: int = 1
     end_id: int = 2
+    first_id: int | None = None
+    banned_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         self.check_types()
@@ -92,6 +95,9 @@ class Seq2SeqConfig(Config):
             if not 0 <= getattr(self, name) < min(self.vocab_size, self.n_target_tokens):
                 smaller = "vocab_size" if self.vocab_size <= self.n_target_tokens else "target_vocab_size"
                 raise ConfigError(f"{name}={getattr(self, name)} must be a token of {smaller}={getattr(self, smaller)}")
+        for name, ids in (("first_id", (self.first_id,)), ("banned_ids", self.banned_ids)):
+            if any(one is not None and not 0 <= one < self.n_target_tokens for one in ids):
+                raise ConfigError(f"{name}={getattr(self, name)} must be of {self.n_target_tokens} target tokens")
         if self.share_embeddings and self.n_target_tokens != self.vocab_size:
             raise ConfigError(
                 f"share_embeddings needs one vocabulary: vocab_size={self.vocab_size}, "
@@ -129,8 +135,8 @@ class Seq2SeqConfig(Config):
 
     @property
     def never_written(self) -> list[int]:
-        """Ids no output may hold: padding and start token, unless one of them also ends sequences."""
-        return sorted({self.pad_id, self.start_id} - {self.end_id})
+        """Ids no output may hold: padding and start token, unless one of them also ends sequences, and banned ones."""
+        return sorted({self.pad_id, self.start_id, *self.banned_ids} - {self.end_id})
 
 
 class DecoderState:
@@ -243,7 +249,13 @@ class Seq2SeqModel(nn.Module):
         return DecoderState(self.encode(source_BS, keep_BS), keep_BS, len(self.decoder.blocks))
 
     def begin(self, prompts: Sequence[Sequence[int]]) -> tuple[DecoderState, Tensor]:
-        """Encode source ids; return the state and the start token of each, (B,). Raises DataError for an empty row."""
+        """Encode source ids; return the state and the token that comes first in each, (B,). Raises DataError for an
+        empty row."""
+        state, start_B = self.opened(prompts)
+        return state, past_start(self, start_B, state)
+
+    def opened(self, prompts: Sequence[Sequence[int]]) -> tuple[DecoderState, Tensor]:
+        """As `begin`, with the start token of each."""
         lengths = torch.tensor([len(row) for row in prompts])
         if not lengths.all():
             raise DataError("a source has no tokens; every row needs at least one to attend to")
@@ -256,7 +268,8 @@ class Seq2SeqModel(nn.Module):
 
     def n_tokens_allowed(self, prompt: Sequence[int], asked: int | None) -> int:
         """Tokens a translation may have: those asked for, or twice its source's and 32 more, within the positions."""
-        return min(2 * len(prompt) + 32 if asked is None else asked, self.config.max_positions)
+        longest = self.config.max_positions - (self.config.first_id is not None)
+        return min(2 * len(prompt) + 32 if asked is None else asked, longest)
 
     def n_positions(self, prompt: Sequence[int], n_tokens: int) -> int:
         """Positions that a source takes in a batch."""
@@ -327,3 +340,12 @@ def _decoder_block(c: Seq2SeqConfig, own_kv_heads: int, cross_kv_heads: int) -> 
         norm_first=c.norm_first,
         dropout=c.dropout,
     )
+
+
+def past_start(model: Any, start_B: Tensor, state: Any) -> Tensor:
+    """The token that comes first in each row, (B,): where every output begins with the same one, the start token is
+    read before it."""
+    if model.config.first_id is None:
+        return start_B
+    model.hidden_step(start_B[:, None], state)
+    return torch.full_like(start_B, model.config.first_id)

@@ -5,7 +5,8 @@ Both have the same weight names; M2M100 closes each stack with a norm, Marian ad
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -92,6 +93,7 @@ def _common_values(config: Seq2SeqConfig) -> dict[str, Any]:
         "activation_function": config.activation,
         "is_encoder_decoder": True,
         "bos_token_id": config.start_id,
+        "forced_bos_token_id": config.first_id,
         "forced_eos_token_id": config.end_id,
         "encoder_layerdrop": 0.0,
         "decoder_layerdrop": 0.0,
@@ -109,7 +111,18 @@ def _common_config(values: Mapping[str, Any]) -> dict[str, Any]:
     if missing:
         raise ModelDirectoryError(f"config.json has no {', '.join(missing)}")
     found = {ours: values.get(theirs, _DEFAULTS.get(theirs)) for ours, theirs in _FIELDS.items()}
-    return found | {"activation": _ACTIVATIONS[values["activation_function"]]}
+    given = [found["pad_id"], found["start_id"], found["end_id"]]
+    banned = tuple(one for one in _banned(values.get("bad_words_ids") or []) if one not in given)
+    written = {"first_id": values.get("forced_bos_token_id"), "banned_ids": banned}
+    return found | written | {"activation": _ACTIVATIONS[values["activation_function"]]}
+
+
+def _banned(words: Sequence[Sequence[int]]) -> list[int]:
+    """Tokens that are bad words by themselves. A warning says how many others there are, which are ignored."""
+    several = sum(len(word) > 1 for word in words)
+    if several:
+        warnings.warn(f"{several} bad_words_ids of more than one token are ignored", UserWarning, stacklevel=2)
+    return [word[0] for word in words if len(word) == 1]
 
 
 def _marian_values(config: Seq2SeqConfig) -> dict[str, Any]:

@@ -114,6 +114,8 @@ def _config(values: Mapping[str, Any]) -> BertConfig:
     architecture = next((name for name in named if name in ARCHITECTURES), None)
     if architecture is None:
         raise ModelDirectoryError(f"architectures={named!r} is not supported; known are {', '.join(_NAMES.values())}")
+    if not values.get("tie_word_embeddings", True) and ARCHITECTURES[architecture] in ("words", "pretraining"):
+        raise ModelDirectoryError("tie_word_embeddings=false is not supported: words are guessed by the token table")
     activation = values.get("hidden_act", "gelu")
     if activation not in _ACTIVATIONS:
         raise ModelDirectoryError(f"hidden_act={activation!r} is not supported; known are {', '.join(_ACTIVATIONS)}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,10 @@ from transfuse.pretrained.renames import to_ours, to_theirs
 from transfuse.pretrained.vit import VIT
 from transfuse.pretrained.weights import INDEX, WEIGHTS, read_weights
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
+CONFIG, GENERATION, CHAT_TEMPLATE = "config.json", "generation_config.json", "chat_template.jinja"
+OF_GENERATION = ("eos_token_id", "forced_bos_token_id", "bad_words_ids")
+"""What a directory may say in generation_config.json alone."""
+
 COMMITTED = ".saved"
 """Where files lie between the moment they are all written and the moment they are all in place."""
 
@@ -60,6 +63,9 @@ class Origin:
     model_type: str
     dtype: torch.dtype
     tokenizer_config: str = ""
+    chat_template: str = ""
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    pad_id: int | None = None
 
 
 def save_model(
@@ -90,9 +96,15 @@ def save_model(
         **family.values(model.config),
         **(says or {}),
     }
+    if origin and origin.pad_id is not None:
+        values.setdefault("pad_token_id", origin.pad_id)
     texts = {CONFIG: json.dumps(values, indent=2), **(beside or {})}
     if isinstance(model, Seq2SeqModel | DecoderModel):
-        texts[GENERATION] = json.dumps(_generation_values(model.config), indent=2)
+        own = _generation_values(model.config)
+        told = {**own, **(origin.generation if origin else {}), "eos_token_id": own["eos_token_id"]}
+        texts[GENERATION] = json.dumps(told, indent=2)
+    if origin and origin.chat_template:
+        texts[CHAT_TEMPLATE] = origin.chat_template
     stage = folder / ".saving"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,11 +131,22 @@ def _finish_saving(folder: Path) -> None:
     try:
         for path in committed.iterdir():
             path.replace(folder / path.name)
-        (folder / INDEX).unlink(missing_ok=True)  # of shards that were here before: the weights are in one file now
+        for shard in _shards(folder):  # that were here before: the weights are in one file now
+            shard.unlink(missing_ok=True)
+        (folder / INDEX).unlink(missing_ok=True)
         committed.rmdir()
         flush(folder)
     except OSError as error:
         raise ModelDirectoryError(f"cannot move {committed}/* to {folder}: {error}; move them yourself") from error
+
+
+def _shards(folder: Path) -> list[Path]:
+    """Files beside the weights that an index names."""
+    try:
+        named = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [folder / name for name in named if isinstance(name, str) and Path(name).name == name != WEIGHTS]
 
 
 def load_model(folder: Path, dtype: torch.dtype | None = None) -> Model:
@@ -158,15 +181,22 @@ def read_origin(folder: Path) -> Origin:
     dtype = getattr(torch, str(name), None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ModelDirectoryError(f"{folder / CONFIG}: dtype={name!r} is not a kind of floating-point number")
-    beside = folder / "tokenizer_config.json"
+    beside, template = (folder / name for name in ("tokenizer_config.json", CHAT_TEMPLATE))
     return Origin(
-        read_config(folder)[0].model_type, dtype, beside.read_text(encoding="utf-8") if beside.is_file() else ""
+        read_config(folder)[0].model_type,
+        dtype,
+        beside.read_text(encoding="utf-8") if beside.is_file() else "",
+        template.read_text(encoding="utf-8") if template.is_file() else "",
+        read_json(folder / GENERATION, missing={}),
+        values.get("pad_token_id"),
     )
 
 
 def read_config(folder: Path) -> tuple[Family[Any], Any]:
     """The family of a directory and its config. Raises ModelDirectoryError as `load_model` does."""
     values = read_json(folder / CONFIG)
+    told = read_json(folder / GENERATION, missing={})
+    values |= {name: told[name] for name in OF_GENERATION if values.get(name) is None and name in told}
     known = {family.model_type: family for families in FAMILIES.values() for family in families}
     family = known.get(str(values.get("model_type")))
     if family is None:
@@ -226,4 +256,5 @@ def _generation_values(config: Seq2SeqConfig | DecoderConfig) -> dict[str, Any]:
     }
     if isinstance(config, Seq2SeqConfig):
         values |= {"decoder_start_token_id": config.start_id, "pad_token_id": config.pad_id}
+        values |= {} if config.first_id is None else {"forced_bos_token_id": config.first_id}
     return values
