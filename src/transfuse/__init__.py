@@ -15,6 +15,7 @@ _HOMES = {
     "AnsweringConfig": "transfuse.estimators.question_answerer",
     "AugmentationConfig": "transfuse.data.augmentation",
     "BertConfig": "transfuse.models.bert",
+    "CacheTooLargeError": "transfuse.errors",
     "Candidate": "transfuse.estimators.candidate",
     "CheckpointError": "transfuse.errors",
     "Comparison": "transfuse.reports.comparison",
@@ -98,6 +99,7 @@ __all__ = [
     "AnsweringConfig",
     "AugmentationConfig",
     "BertConfig",
+    "CacheTooLargeError",
     "Candidate",
     "CheckpointError",
     "Comparison",
@@ -189,6 +191,7 @@ if TYPE_CHECKING:
     from transfuse.data.tokenizer import TokenizerConfig
     from transfuse.data.wordpiece import WordPieceConfig
     from transfuse.errors import (
+        CacheTooLargeError,
         CheckpointError,
         ConfigError,
         DataError,

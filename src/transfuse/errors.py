@@ -5,7 +5,8 @@ TransfuseError                 the root: anything below is a message for the rea
 ├── DataError                  a file, row or argument breaks a rule (also a ValueError)
 ├── ModelDirectoryError        a saved model is missing, truncated or contradicts itself
 ├── CheckpointError            a checkpoint could not be written or read
-├── GenerationError            a model gives scores that are not numbers
+├── GenerationError            a model cannot write: its scores are not numbers
+│   └── CacheTooLargeError     … or its keys and values would not fit the memory
 └── TrainingDiverged           loss, gradient or held-out score is no longer a finite number
 
 TrainingInterrupted            a signal ended the training after a checkpoint was written (a KeyboardInterrupt)
@@ -37,7 +38,11 @@ class CheckpointError(TransfuseError):
 
 
 class GenerationError(TransfuseError):
-    """A model whose scores for the next token are not numbers, so that none can be chosen."""
+    """A model that cannot write, as one whose scores for the next token are not numbers, so that none can be chosen."""
+
+
+class CacheTooLargeError(GenerationError):
+    """Keys and values of a generation that would not fit the memory there is."""
 
 
 class TrainingDiverged(TransfuseError):

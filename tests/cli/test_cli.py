@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import transfuse
-from commands import COMMAND, call
+from commands import COMMAND, call, failure
 from transfuse import Seq2Seq
 from transfuse.training.checkpoint import Checkpoints
 from transfuse.training.metrics_log import read_metrics
@@ -182,6 +182,14 @@ def test_predict_prints_a_line_for_each_text(trained: Trained, tmp_path: Path) -
     model = Seq2Seq.load(trained.folder)
     assert plain.stdout.split("\n") == [*(" ".join(text.split()) for text in model.predict(texts)), ""]
     assert [line.count("\t") for line in best.stdout.splitlines()] == [2, 2, 2]
+    three = tmp_path / "three"  # as trained with, where it is not said otherwise
+    shutil.copytree(trained.folder, three, ignore=shutil.ignore_patterns("training"))
+    about = json.loads((three / "transfuse.json").read_text())
+    about["search"] |= {"beams": 4, "n_best": 3}
+    (three / "transfuse.json").write_text(json.dumps(about))
+    for beams, tabs in ((5, 2), (2, 1)):
+        output = call("predict", three, tmp_path / "texts.txt", "--beams", str(beams))[1]
+        assert [line.count("\t") for line in output.splitlines()] == [tabs] * 3
 
 
 def test_predict_reads_standard_input_as_it_reads_files(trained: Trained) -> None:
@@ -221,6 +229,8 @@ def test_inspect_prints_json_and_draws(trained: Trained, tmp_path: Path) -> None
             ["inspect", trained.folder, "one two", "--picture", tmp_path / "attention.nonsense"],
         ]
     )
+    code, output, messages = call("inspect", trained.folder, "one two", "--picture", tmp_path / "no" / "a.png")
+    assert code == 1 and output.startswith("source  one two") and "cannot draw" in messages and "No such file" in messages
     assert (done.returncode, done.stderr) == (0, f"attention drawn to {picture}\n")
     values = json.loads(done.stdout)
     assert (values["source"], values["target"]) == ("one two", "12")
@@ -231,6 +241,15 @@ def test_inspect_prints_json_and_draws(trained: Trained, tmp_path: Path) -> None
     assert bad.returncode == 2
     assert "nonsense" in bad.stderr
     assert "Traceback" not in bad.stderr
+
+
+def test_the_demonstration_writes_over_nobody_s_project(tmp_path: Path) -> None:
+    for name in ("demo", "demo-multi-query"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "README.md").write_text("my project")
+        code, last = failure("demo", "--out", tmp_path / "demo")
+        assert code == 2 and f"{tmp_path / name}: holds a README.md that transfuse did not write" in last
+        (tmp_path / name / "README.md").unlink()
 
 
 # What can be wrong with the data

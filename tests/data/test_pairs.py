@@ -129,6 +129,11 @@ def test_sources_of_a_plain_file_are_its_lines(tmp_path: Path) -> None:
         ("pairs.csv", "a,b\nc,d,e\n", ":2: 3 columns, expected 2"),
         ("pairs.csv", 'a,"b\nb"\nc\n', ":3: 1 columns, expected 2"),
         ("pairs.csv", 'a,"b\n', ":1: unexpected end of data"),
+        (
+            "pairs.csv",
+            'a,b\n"c\nc",d\ne,"f\n' + "g,h\n" * 9,
+            ":13: unexpected end of data; a quote in the row that begins at line 4",
+        ),
         ("pairs.csv", 'a,"b"b\n', ":1: ',' expected after '\"'"),
         ("pairs.tsv", "a\t \n", ":1: the target is empty"),
         ("pairs.tsv", "a\tb\n\tb\n", ":2: the source is empty"),

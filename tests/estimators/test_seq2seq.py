@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 import transfuse
 from transfuse import (
+    CacheTooLargeError,
     CheckpointError,
     ConfigError,
     DataError,
@@ -38,6 +40,7 @@ from transfuse import (
     UnseenCharactersWarning,
 )
 from transfuse.data.tokenizer import Tokenizer
+from transfuse.generation import generate
 from transfuse.models.seq2seq import Seq2SeqModel
 from transfuse.pretrained.directory import read_origin, save_model
 
@@ -667,7 +670,10 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
     [
         ({"model": {"d_model": 16}}, r"model=\{'d_model': 16\} must be a Seq2SeqConfig"),
         ({"training": None}, "training=None must be a TrainingConfig"),
-        ({"random_state": -1}, "random_state=-1 must be at least 0"),
+        ({"random_state": -1}, "random_state=-1 must be a whole number of at least 0"),
+        ({"random_state": np.random.default_rng(0)}, "must be a whole number of at least 0"),
+        ({"validation_fraction": "a"}, "validation_fraction='a' must be above 0"),
+        ({"metric": ["bleu"]}, r"metric=\['bleu'\] must be one of"),
         ({"validation_fraction": 0}, "validation_fraction=0 must be above 0 and below 1"),
     ],
 )
@@ -692,3 +698,50 @@ def test_a_directory_that_says_nonsense_of_its_estimator_is_refused(tmp_path: Pa
     (tmp_path / "transfuse.json").write_text(json.dumps(about | values))
     with pytest.raises(ModelDirectoryError, match=rf"transfuse\.json: {next(iter(values))}="):
         transfuse.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8])
+def test_a_random_state_may_be_a_number_of_numpy(kind: Any, tmp_path: Path) -> None:
+    plain, other = (tiny(random_state=one, validation_fraction=0.2).fit(X, Y) for one in (3, kind(3)))
+    assert same_weights(plain, other) and plain.held_out(X, Y) == other.held_out(X, Y)
+    other.save(tmp_path)
+    assert json.loads((tmp_path / "transfuse.json").read_text())["random_state"] == 3
+
+
+def test_a_search_that_cannot_work_is_refused_before_training(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="beams=200 must be at most half the vocabulary"):
+        tiny(search=SearchConfig(beams=200), run_dir=tmp_path).fit(X, Y)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_too_little_memory_is_no_divergence_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "available_bytes", lambda device: 100)
+    by_metric = tiny(training=SHORT.replace(select_by="metric"))
+    with pytest.raises(CacheTooLargeError, match="lower batch_tokens or max_tokens"):
+        by_metric.fit(X, Y)
+    with pytest.warns(UserWarning, match=r"^the held-out pairs are not judged by bleu: \d+ rows of up to"):
+        model = tiny().fit(X, Y)
+    assert model.results_["held_out_metrics"] == [] and model.results_["held_out_loss"] > 0
+
+
+def test_resuming_without_a_folder_is_refused() -> None:
+    with pytest.raises(ConfigError, match="resume=True goes on from run_dir, and none is given"):
+        tiny().fit(X, Y, resume=True)
+
+
+@pytest.mark.parametrize("given", [None, 5, {"a", "b"}])
+def test_what_is_no_column_is_refused(fitted: Seq2Seq, given: Any) -> None:
+    kind = type(given).__name__
+    with pytest.raises(DataError, match=f"^X is of type {kind}; expected a list, array or column of strings"):
+        fitted.predict(given)
+    with pytest.raises(DataError, match=f"^y is of type {kind}"):
+        tiny().fit(X, given)
+
+
+def test_scores_of_texts_in_another_normal_form() -> None:
+    """What is written is NFC, whatever form the texts it was learned from have."""
+    words = ["한국 사람", "커피", "학교", "물"]
+    apart = [unicodedata.normalize("NFD", word) for word in words] * 12
+    training = TrainingConfig(epochs=40, learning_rate=1e-2, warmup_steps=10, batch_tokens=256, average=1)
+    model = tiny(training=training, search=SearchConfig(beams=1)).fit(words * 12, apart)
+    assert [score.value for score in model.evaluate(apart, apart, ["exact", "chrf"])] == [100, 100]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 import pytest
 import sacrebleu
@@ -150,6 +151,23 @@ def test_exact_counts_equal_texts_but_for_space_around_them() -> None:
     assert the_score("exact", ["a", " b ", "C", "d"], ["a", "b", "c", "e"]).value == 50
 
 
+def test_case_may_be_left_out() -> None:
+    (score,) = score_texts(["a", " b ", "Ça", "d"], ["A", "b", "ça ", "e"], "exact-lc")
+    assert (score.value, score.signature) == (75, "strip:yes|case:lc")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_texts_are_compared_in_one_normal_form(metric: str) -> None:
+    texts = ["한국 사람 말 하다", "các bạn khỏe không"]
+    apart = [unicodedata.normalize("NFD", text) for text in texts]
+    for score, same in zip(score_texts(texts, apart, metric), score_texts(texts, texts, metric), strict=True):
+        assert score.value == same.value and score.value > 99
+        assert score.signature == f"{same.signature}|norm:nfc"
+    assert [one.value for one in score_texts(apart, texts, metric)] == [
+        s.value for s in score_texts(texts, texts, metric)
+    ]
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_score_prints_its_signature(metric: str) -> None:
     for score in score_texts(["the dog runs home"], ["the dog runs home"], metric):
@@ -158,14 +176,14 @@ def test_a_score_prints_its_signature(metric: str) -> None:
 
 
 def test_names_of_the_metrics() -> None:
-    assert list(METRICS) == ["bleu", "bleu-lc", "bleu-char", "chrf", "rouge", "exact"]
+    assert list(METRICS) == ["bleu", "bleu-lc", "bleu-char", "chrf", "rouge", "exact", "exact-lc"]
     names = [[score.name for score in score_texts(["a"], ["a"], metric)] for metric in METRICS]
-    assert names == [["BLEU"], ["BLEU"], ["BLEU"], ["chrF"], ["ROUGE-1", "ROUGE-2", "ROUGE-L"], ["exact"]]
+    assert names == [["BLEU"], ["BLEU"], ["BLEU"], ["chrF"], ["ROUGE-1", "ROUGE-2", "ROUGE-L"], *[["exact"]] * 2]
 
 
 @pytest.mark.parametrize("metric", ["", "BLEU", "accuracy"])
 def test_an_unknown_metric_is_named_with_those_there_are(metric: str) -> None:
-    rule = f"metric={metric!r} must be one of bleu, bleu-lc, bleu-char, chrf, rouge, exact"
+    rule = f"metric={metric!r} must be one of bleu, bleu-lc, bleu-char, chrf, rouge, exact, exact-lc"
     for use in (lambda: score_texts(["a"], ["a"], metric), lambda: check_metrics(["bleu", metric])):
         with pytest.raises(ConfigError) as caught:
             use()

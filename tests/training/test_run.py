@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import pickle
@@ -22,7 +23,7 @@ from transfuse.training.config import TrainingConfig
 from transfuse.training.lock import exclusive
 from transfuse.training.loop import Position, make_optimizer, train
 from transfuse.training.metrics_log import MetricsLog, read_metrics
-from transfuse.training.run import Run
+from transfuse.training.run import Run, RunState
 from transfuse.training.schedule import learning_rate
 from transfuse.training.seq2seq import seq2seq_loss
 
@@ -190,6 +191,19 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path) -> None:
         tiny_run(tmp_path, TRAINING.replace(max_steps=6)).resume()
 
 
+def test_another_number_of_threads_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drain(tiny_run(tmp_path, TRAINING.replace(max_steps=5)))
+    n_threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads + 1)
+    other = tiny_run(tmp_path, TRAINING.replace(max_steps=5))
+    message = rf"^the run had threads {n_threads}, here {n_threads + 1}: it will not come to the same weights"
+    with pytest.warns(ResumeWarning, match=message):
+        assert other.resume()
+    state = json.loads((other.checkpoints.path(5) / "state.json").read_text())
+    del state["machine"]  # of a run begun before it was written down
+    assert RunState.from_dict(state).machine == {}
+
+
 def damage(run: Run, step: int) -> None:
     weights = run.checkpoints.path(step) / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
@@ -300,6 +314,9 @@ def test_metrics_after_a_damaged_line_are_left_out(tmp_path: Path) -> None:
     assert [record["step"] for record in read_metrics(path)] == [1, 2]
     MetricsLog(path, resumed_at=4).write(step=3)
     assert [record["step"] for record in read_metrics(path)] == [1, 2, 3]
+    for alien in (b"12", b'["step"]', b'{"step": "2"}', b"{}"):
+        path.write_bytes(b'{"step": 1}\n' + alien + b'\n{"step": 3}\n')
+        assert [record["step"] for record in read_metrics(path)] == [1]
 
 
 def test_a_metrics_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:

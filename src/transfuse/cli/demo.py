@@ -48,6 +48,7 @@ STYLES = ("medium", "long", "full")
 FIRST_YEAR, LAST_YEAR = 1900, 2099
 N_TRAINING, N_HELD_OUT = 30_000, 1_000
 SHOWN = 8
+SHARED = {"grouped-query": 2, "multi-query": 1}
 REGROUP_TOKENS = 20_000
 CONTEXTS = (16, 48)
 
@@ -75,6 +76,11 @@ def make_dates(seed: int) -> DateTask:
         _written(draw, sorted(new_days), N_HELD_OUT),
         _written(draw, [day for day in days if day.year in new_years], N_HELD_OUT),
     )
+
+
+def folders_of(out: Path) -> list[Path]:
+    """Where the demonstration writes a model: `out`, and beside it one for each number of key/value heads."""
+    return [out, *(out.with_name(f"{out.name}-{name}") for name in SHARED)]
 
 
 def run_demo(out: Path, seed: int, say: Callable[[str], None], show: Callable[[str], None]) -> None:
@@ -131,11 +137,11 @@ def _share_heads(
     """Give the model fewer key/value heads, train what comes of it for a moment, and compare."""
     texts, wanted = map(list, zip(*task.training, strict=True))
     models = {"multi-head": model}
-    for name, n_kv_heads in (("grouped-query", 2), ("multi-query", 1)):
+    for (name, n_kv_heads), folder in zip(SHARED.items(), folders_of(out)[1:], strict=True):
         began = time.monotonic()
         converted = regroup(model, n_kv_heads, texts, wanted)
         models[name] = uptrain(converted, model, texts, wanted, tokens=REGROUP_TOKENS)
-        models[name].save(out.with_name(f"{out.name}-{name}"))
+        models[name].save(folder)
         say(f"{name}: converted and trained on {REGROUP_TOKENS:,} tokens in {time.monotonic() - began:.0f} s")
     found = compare(models, *map(list, zip(*task.new_dates, strict=True)), contexts=CONTEXTS)
     show(f"\nthe same model with fewer key/value heads, on the dates never seen:\n{found.to_text()}")

@@ -64,7 +64,7 @@ def evaluate(
     tag_column: TagColumn = -1,
     mismatched: MismatchedAnswers = "refuse",
     metric: Annotated[
-        list[str] | None, typer.Option(help="bleu, bleu-lc, bleu-char, chrf, rouge, exact; repeatable.")
+        list[str] | None, typer.Option(help="bleu, bleu-lc, bleu-char, chrf, rouge, exact, exact-lc; repeatable.")
     ] = None,
     key: Annotated[str, typer.Option(help="Key of the text in .jsonl, for a language model.")] = "text",
     beams: Beams = None,

@@ -43,9 +43,9 @@ def fit_seq2seq(
     target: TargetColumn = None,
     skip_bad_rows: SkipBadRows = False,
     settings: Settings = None,
-    metric: Annotated[str, typer.Option(help="bleu, bleu-lc, bleu-char, chrf, rouge or exact.")] = "bleu",
+    metric: Annotated[str, typer.Option(help="bleu, bleu-lc, bleu-char, chrf, rouge, exact or exact-lc.")] = "bleu",
     validation_fraction: Annotated[
-        float, typer.Option(help="Share of the pairs to hold out where --validation is not given.")
+        float, typer.Option(help="Share of the pairs, 1,000 at most, to hold out where --validation is not given.")
     ] = 0.05,
     seed: Seed = 0,
     resume: Resume = False,

@@ -23,7 +23,7 @@ from transfuse.cli.fit_text import fit_encode
 from transfuse.cli.importance import importance
 from transfuse.cli.longest import longest
 from transfuse.cli.messages import Stopped, say, stoppable
-from transfuse.cli.options import Seed
+from transfuse.cli.options import Seed, check_ours
 from transfuse.cli.regroup import compare, regroup
 from transfuse.cli.use import inspect, predict
 from transfuse.errors import ConfigError, DataError, TransfuseError
@@ -88,8 +88,10 @@ def demo(
     seed: Seed = 0,
 ) -> None:
     """Train a small real model, dates in twenty languages to ISO 8601, and show that it works."""
-    from transfuse.cli.demo import run_demo
+    from transfuse.cli.demo import folders_of, run_demo
 
+    for folder in folders_of(out):
+        check_ours(folder)
     with stoppable():
         run_demo(out, seed, say, typer.echo)
 

@@ -38,7 +38,7 @@ def search_of(
     if unknown:
         raise ConfigError(f"--set {unknown[0]}: only settings of search can change after training")
     if beams is not None:
-        changes |= {"beams": beams, "n_best": 1}
+        changes |= {"beams": beams, "n_best": min(model.search.n_best, beams)}
     if n_best is not None:
         changes["n_best"] = n_best
     return model.search.replace(**changes)

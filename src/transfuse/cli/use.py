@@ -25,7 +25,7 @@ from transfuse.cli.options import (
     read_sources,
 )
 from transfuse.cli.saved import kind_of, load_model, search_of
-from transfuse.errors import ConfigError, DataError
+from transfuse.errors import ConfigError, DataError, TransfuseError
 
 if TYPE_CHECKING:
     from transfuse import LanguageModel
@@ -100,10 +100,13 @@ def inspect(
     if not isinstance(model, transfuse.Seq2Seq):
         raise ConfigError(f"{directory} is a {type(model).__name__}; inspect shows encoder–decoders")
     found = transfuse.inspect(model, text, target)
-    if picture is not None:
-        found.save_picture(picture, attention)  # type: ignore[arg-type]
-        say(f"attention drawn to {picture}")
     typer.echo(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else found.to_text())
+    if picture is not None:
+        try:
+            found.save_picture(picture, attention)  # type: ignore[arg-type]
+        except OSError as error:
+            raise TransfuseError(f"cannot draw {picture}: {error.strerror or error}") from error
+        say(f"attention drawn to {picture}")
 
 
 def _stream(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,6 +178,8 @@ def as_texts(column: Iterable[Any], name: str, longest: int = MAX_CHARACTERS) ->
     """
     if isinstance(column, str | bytes):
         raise DataError(f"{name} is one string; expected a list, array or column of strings")
+    if not isinstance(column, Iterable) or isinstance(column, Set):
+        raise DataError(f"{name} is of type {type(column).__name__}; expected a list, array or column of strings")
     if getattr(column, "ndim", 1) != 1:
         raise DataError(f"{name} has {getattr(column, 'ndim', 0)} dimensions; expected one column of strings")
     texts = []
@@ -262,7 +264,7 @@ def _json_lines(path: Path, keys: Sequence[str]) -> Iterator[Row]:
 
 def _table_rows(path: Path, names: Sequence[str] | None) -> Iterator[Row]:
     """Cells of the named columns; of the two there are, without names."""
-    rows = _table(path)
+    rows = numbered_rows(path)
     if names is None:
         wanted: list[int] = [0, 1]
         width: int | None = 2
@@ -297,15 +299,21 @@ def _header(path: Path, header: Sequence[str], names: Sequence[str]) -> tuple[li
     return [list(header).index(name) for name in names], len(header)
 
 
-def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number (of the row's end) and cells; a TSV cell is everything between tabs, a CSV cell may be quoted."""
+def numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number (of the row's end) and cells; a TSV cell is everything between tabs, a CSV cell may be quoted.
+
+    Raises DataError naming the line, and where the row begins that a quote leaves open.
+    """
     if suffix_of(path) != ".csv":
         yield from ((line, text.split("\t")) for line, text in enumerate(read_lines(path), start=1))
         return
     csv.field_size_limit(sys.maxsize)  # our own limit names the side and both numbers
     reader = csv.reader((text + "\n" for text in read_lines(path)), strict=True)
+    begins = 1
     try:
         for cells in reader:
             yield reader.line_num, cells
+            begins = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: {error}") from error
+        where = f"; a quote in the row that begins at line {begins} is not closed" if reader.line_num > begins else ""
+        raise DataError(f"{path}:{reader.line_num}: {error}{where}") from error

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from transfuse.data.text_files import read_lines, suffix_of
+from transfuse.data.pairs import numbered_rows
+from transfuse.data.text_files import suffix_of
 from transfuse.errors import DataError
 
 MISSING = ["", "?", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"]
@@ -27,23 +27,16 @@ def read_table(path: str | Path, *, numbers: bool | Iterable[str] = True) -> pd.
     path = Path(path)
     if suffix_of(path) not in (".csv", ".tsv"):
         raise DataError(f"{path}: cannot tell the format; end the name in .csv or .tsv (and .gz or .xz)")
-    lines = (line + "\n" for line in read_lines(path))
-    if suffix_of(path) == ".csv":
-        reader = csv.reader(lines, strict=True)
-    else:
-        reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    numbered = numbered_rows(path)
+    _, header = next(numbered, (1, []))
+    _check_header(path, header)
     rows: list[list[str]] = []
-    try:
-        header = next(reader, [])
-        _check_header(path, header)
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise DataError(f"{path}:{reader.line_num}: {len(cells)} columns, but the header has {len(header)}")
-            rows.append(cells)
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: {error}") from error
+    for line, cells in numbered:
+        if cells in ([], [""]):
+            continue
+        if len(cells) != len(header):
+            raise DataError(f"{path}:{line}: {len(cells)} columns, but the header has {len(header)}")
+        rows.append(cells)
     if not rows:
         raise DataError(f"{path}: no rows in it")
     frame = pd.DataFrame(rows, columns=header)

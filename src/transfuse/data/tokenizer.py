@@ -26,6 +26,9 @@ characters, what stands for one that was never seen (id 1)."""
 REPLACEMENT, UNFINISHED = "\ufffd", 3
 """What stands for bytes that are no character, and the most bytes that an unfinished one has."""
 
+LONGEST_WORD = 256
+"""Characters without white space between them that a vocabulary is learned from together."""
+
 MIN_VOCABULARY = 3 + 256
 """Special tokens and bytes: below this a byte-level vocabulary cannot spell every text."""
 
@@ -178,7 +181,12 @@ def _train_bpe(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+    # pairs are counted again and again in whole words, however long: only training sees long ones in parts
+    plain = backend.pre_tokenizer
+    short = pre_tokenizers.Split(Regex(rf"\S{{{LONGEST_WORD}}}"), "isolated")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([short, *digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     backend.train_from_iterator(texts, trainer)
+    backend.pre_tokenizer = plain
     return backend
 
 

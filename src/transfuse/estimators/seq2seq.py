@@ -15,6 +15,7 @@ from transfuse.data.batches import PairDataset, hold_out
 from transfuse.data.pairs import Columns, as_pairs, as_texts
 from transfuse.data.tokenizer import SPECIAL_IDS, Tokenizer, TokenizerConfig
 from transfuse.errors import (
+    CacheTooLargeError,
     ConfigError,
     DataError,
     GenerationError,
@@ -26,6 +27,7 @@ from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_C
 from transfuse.estimators.candidate import Candidate
 from transfuse.estimators.model_card import model_card
 from transfuse.estimators.trained import Prepared, TrainedEstimator
+from transfuse.generation.beam import check_beams
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.generate import generate
 from transfuse.metrics.text_scores import Score, check_metrics, score_texts
@@ -86,8 +88,9 @@ class Seq2Seq(TrainedEstimator):
     ) -> Self:
         """Learn to turn each text of `X` into the text of `y` in the same place.
 
-        `validation` holds pairs to judge by; without it a random `validation_fraction` of the rows, one at least, is
-        kept aside. `resume` goes on from the newest checkpoint in `run_dir`, to the same result as an undisturbed run.
+        `validation` holds pairs to judge by; without it a random `validation_fraction` of the rows, one at least and
+        1,000 at most, is kept aside. `resume` goes on from the newest checkpoint in `run_dir`, to the same result as an
+        undisturbed run.
         Raises DataError for unusable rows, TrainingInterrupted, TrainingDiverged and CheckpointError as they say; the
         estimator is then what it was before.
         """
@@ -104,6 +107,7 @@ class Seq2Seq(TrainedEstimator):
         self.tokenizer_ = Tokenizer.train([*training[0], *training[1]], self.model.vocab_size, self.tokenizer)
         characters = {c for side in training for text in side for c in self.tokenizer_.normalize(text)}
         self.characters_ = "".join(sorted(characters))
+        check_beams(self.search.beams, len(self.tokenizer_))  # the training would be for nothing
         config = self.model.replace(vocab_size=len(self.tokenizer_), target_vocab_size=None, **SPECIAL_IDS)
         self.model_ = Seq2SeqModel(config).initialise(seed).to(pick_device(self.device))
         prepared = self._prepared(training, held_out)
@@ -115,6 +119,8 @@ class Seq2Seq(TrainedEstimator):
             greedy = self.search.replace(beams=1, n_best=1, sample=False)
             try:
                 return self._scores(*held_out, [self.metric], greedy)[-1].value
+            except CacheTooLargeError:
+                raise
             except GenerationError:
                 return math.nan
 
@@ -127,7 +133,8 @@ class Seq2Seq(TrainedEstimator):
         self.results_ |= prepared.judge()
 
     def held_out(self, X: Iterable[str], y: Iterable[str]) -> Columns:
-        """The pairs of these that `fit`, and any training that follows it, keeps aside to judge by."""
+        """The pairs of these that `fit` with a whole number for `random_state`, and any training that follows it, keeps
+        aside to judge by."""
         return self._divided(X, y, None, self._known_seed())[1]
 
     def judging(self, folder: Path, X: Iterable[str], y: Iterable[str]) -> PairDataset:
@@ -268,7 +275,11 @@ class Seq2Seq(TrainedEstimator):
             )
 
     def _judged(self, held: PairDataset, held_out: Columns) -> dict[str, Any]:
-        scores = self._scores(*held_out, [self.metric], self.search)
+        try:
+            scores = self._scores(*held_out, [self.metric], self.search)
+        except GenerationError as error:  # no reason to lose what was trained
+            warnings.warn(f"the held-out pairs are not judged by {self.metric}: {error}", UserWarning, stacklevel=6)
+            scores = []
         return {
             "held_out_loss": mean_loss(self.model_, held, seq2seq_loss, self.training),
             "held_out_rows": len(held),

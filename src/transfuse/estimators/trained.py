@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -105,7 +106,7 @@ class TrainedEstimator(ConfiguredEstimator):
 
     def _known_seed(self) -> int:
         """The same at every call, so that rows held out of a training are held out of what follows it."""
-        return self._seed() if isinstance(self.random_state, int) else 0
+        return self._seed() if isinstance(self.random_state, Integral) else 0
 
     @contextmanager
     def _unchanged_on_failure(self) -> Iterator[None]:
@@ -127,6 +128,8 @@ class TrainedEstimator(ConfiguredEstimator):
 
         Raises CheckpointError, before anything in it changes, if it holds an earlier run that is not to be resumed.
         """
+        if resume and self.run_dir is None:
+            raise ConfigError("resume=True goes on from run_dir, and none is given")
         with ExitStack() as stack:
             folder = Path(self.run_dir or stack.enter_context(scratch_folder()))
             stack.enter_context(exclusive(folder))
@@ -208,7 +211,7 @@ class TrainedEstimator(ConfiguredEstimator):
             "estimator": type(self).__name__,
             "version": transfuse.__version__,
             "validation_fraction": self.validation_fraction,
-            "random_state": self.random_state if isinstance(self.random_state, int) else None,
+            "random_state": int(self.random_state) if isinstance(self.random_state, Integral) else None,
             **{name: getattr(self, name).to_dict() for name in self.SETTINGS},
             "results": self.results_,
             **own,
@@ -224,10 +227,16 @@ class TrainedEstimator(ConfiguredEstimator):
             if not isinstance(getattr(self, name), kind):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be a {kind.__name__}")
         pick_device(self.device)
-        if not 0 < self.validation_fraction < 1:
-            raise ConfigError(f"validation_fraction={self.validation_fraction} must be above 0 and below 1")
-        if isinstance(self.random_state, int) and not 0 <= self.random_state < 2**32:
-            raise ConfigError(f"random_state={self.random_state} must be at least 0 and below 2**32")
+        fraction: Any = self.validation_fraction
+        if not isinstance(fraction, Real) or not 0 < float(fraction) < 1:
+            raise ConfigError(f"validation_fraction={fraction!r} must be above 0 and below 1")
+        try:
+            check_random_state(self.random_state)
+        except ValueError as error:
+            raise ConfigError(
+                f"random_state={self.random_state!r} must be a whole number of at least 0 and below 2**32, None or a "
+                "RandomState"
+            ) from error
 
 
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:

@@ -38,6 +38,12 @@ class _Beams:
         self.finished = [self.finished[i] for i in staying.tolist()]
 
 
+def check_beams(width: int, n_tokens: int) -> None:
+    """Raise ConfigError for more beams than a vocabulary of `n_tokens` has candidates for."""
+    if width > 1 and 2 * width > n_tokens:
+        raise ConfigError(f"beams={width} must be at most half the vocabulary of {n_tokens}")
+
+
 def beam_search(model: Model, sources: Sequence[Sequence[int]], config: SearchConfig) -> list[list[Hypothesis]]:
     """The `n_best` best sequences of each source, best first.
 
@@ -45,9 +51,7 @@ def beam_search(model: Model, sources: Sequence[Sequence[int]], config: SearchCo
     its limit of tokens, where unfinished sequences count as they are. Finished sources leave the batch.
     """
     width = config.beams
-    n_tokens = int(model.config.n_target_tokens)
-    if 2 * width > n_tokens:
-        raise ConfigError(f"beams={width} must be at most half the vocabulary of {n_tokens}")
+    check_beams(width, int(model.config.n_target_tokens))
     limits = [model.n_tokens_allowed(source, config.max_tokens) for source in sources]
     state, first_N = model.begin(sources)
     if not isinstance(state, BeamState):

@@ -10,7 +10,7 @@ from operator import itemgetter
 
 import torch
 
-from transfuse.errors import GenerationError
+from transfuse.errors import CacheTooLargeError
 from transfuse.generation.beam import beam_search
 from transfuse.generation.config import SearchConfig
 from transfuse.generation.cores import each_on_a_core, n_cores_of
@@ -30,7 +30,7 @@ def generate(model: Model, prompts: Rows, config: SearchConfig | None = None) ->
     """The `n_best` hypotheses of each row of ids, best first: translations of sources, continuations of prompts.
 
     Puts the model in evaluation mode. A result does not depend on what else is in the batch, but for rounding. Raises
-    GenerationError, naming the bytes, if the keys and values of a batch would not fit the memory there is.
+    CacheTooLargeError, naming the bytes, if the keys and values of a batch would not fit the memory there is.
     """
     config = config or SearchConfig()
     model.eval()
@@ -96,7 +96,7 @@ def _by_length(model: Model, prompts: Rows, config: SearchConfig, n_cores: int) 
 
 
 def _check_memory(model: Model, prompts: Rows, config: SearchConfig, n_at_once: int) -> None:
-    """Raise GenerationError if the cache that a batch may grow to, of `n_at_once` running side by side, is more than
+    """Raise CacheTooLargeError if the cache that a batch may grow to, of `n_at_once` running side by side, is more than
     there is memory for."""
     needed = sum(
         model.cache_bytes(row, model.n_tokens_allowed(row, config.max_tokens), config.beams) for row in prompts
@@ -104,7 +104,7 @@ def _check_memory(model: Model, prompts: Rows, config: SearchConfig, n_at_once: 
     available = available_bytes(next(model.parameters()).device)
     available = None if available is None else available // n_at_once
     if available is not None and needed > available:
-        raise GenerationError(
+        raise CacheTooLargeError(
             f"{len(prompts)} rows of up to {max(map(len, prompts)):,} tokens may need {needed:,} bytes of keys and "
             f"values, and {available:,} bytes are free; lower batch_tokens or max_tokens"
         )

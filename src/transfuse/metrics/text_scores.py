@@ -26,20 +26,25 @@ class Score:
 
 
 def score_texts(hypotheses: Sequence[str], references: Sequence[str], metric: str) -> list[Score]:
-    """The scores that `metric` stands for: one of `METRICS`; "rouge" gives three, the others one.
+    """The scores that `metric` stands for: one of `METRICS`; "rouge" gives three, the others one. Texts are compared in
+    NFC, as the vocabularies learned here write them; the signature says so where that changed a reference.
 
     Raises ConfigError for an unknown metric, DataError unless there is one reference a hypothesis.
     """
     check_metrics([metric])
     if len(hypotheses) != len(references) or not hypotheses:
         raise DataError(f"{len(hypotheses)} hypotheses for {len(references)} references; one each is needed")
-    return METRICS[metric](hypotheses, references)
+    written, wanted = ([unicodedata.normalize("NFC", text) for text in texts] for texts in (hypotheses, references))
+    found = METRICS[metric](written, wanted)
+    if wanted == list(references):
+        return found
+    return [Score(one.name, one.value, f"{one.signature}|norm:nfc") for one in found]
 
 
 def check_metrics(metrics: Sequence[str]) -> None:
     """Raise ConfigError for a name that is not in `METRICS`."""
     for metric in metrics:
-        if metric not in METRICS:
+        if not isinstance(metric, str) or metric not in METRICS:
             raise ConfigError(f"metric={metric!r} must be one of {', '.join(METRICS)}")
 
 
@@ -63,9 +68,15 @@ def _sacrebleu(name: str, metric: Any, hypotheses: Sequence[str], references: Se
     return Score(name, float(result.score), str(metric.get_signature()))
 
 
-def _exact(hypotheses: Sequence[str], references: Sequence[str]) -> list[Score]:
-    equal = sum(one.strip() == other.strip() for one, other in zip(hypotheses, references, strict=True))
-    return [Score("exact", 100 * equal / len(references), "strip:yes|case:mixed")]
+def _exact(case: str) -> Callable[[Sequence[str], Sequence[str]], list[Score]]:
+    def score(hypotheses: Sequence[str], references: Sequence[str]) -> list[Score]:
+        one, other = ([text.strip() for text in texts] for texts in (hypotheses, references))
+        if case == "lc":
+            one, other = ([text.lower() for text in texts] for texts in (one, other))
+        equal = sum(map(str.__eq__, one, other))
+        return [Score("exact", 100 * equal / len(references), f"strip:yes|case:{case}")]
+
+    return score
 
 
 def _rouge(hypotheses: Sequence[str], references: Sequence[str]) -> list[Score]:
@@ -122,7 +133,8 @@ METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], list[Score]]] = {
     "bleu-char": _bleu(tokenize="char"),
     "chrf": _chrf,
     "rouge": _rouge,
-    "exact": _exact,
+    "exact": _exact("mixed"),
+    "exact-lc": _exact("lc"),
 }
 """Names for `metric`: BLEU (13a tokens), the same lower-cased, BLEU on characters (for scripts without spaces), chrF,
-ROUGE-1/2/L F1, and the share of exactly equal texts."""
+ROUGE-1/2/L F1, and the share of exactly equal texts, and of texts equal but for case."""

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class RunState:
 
     `validated` lists the steps with a held-out score, `best_step` is the one whose score is highest, `waited` counts
     validations since then; `n_tokens` have been learned from. `identity` is what must be equal for a resume to make
-    sense.
+    sense, `machine` what must be for it to come to the same weights bit for bit.
     """
 
     identity: dict[str, Any]
@@ -52,6 +52,7 @@ class RunState:
     scores: list[float] = field(default_factory=list)
     seconds: float = 0.0
     n_tokens: int = 0
+    machine: dict[str, Any] = field(default_factory=dict)
 
     @property
     def best_step(self) -> int:
@@ -99,14 +100,17 @@ class Run:
         self.checkpoints = Checkpoints(folder / CHECKPOINTS)
         self.metrics_path = folder / "metrics.jsonl"
         self.total_steps = count_steps(data, config, seed)
-        self.state = RunState({"seed": seed, "training": config.to_dict(), **(identity or {})})
+        device = next(model.parameters()).device.type
+        machine = {"threads": torch.get_num_threads(), "device": device, "torch": torch.__version__}
+        self.state = RunState({"seed": seed, "training": config.to_dict(), **(identity or {})}, machine=machine)
         self._saved: int | None = None
 
     def resume(self) -> bool:
         """Take up the newest checkpoint that is whole, as are the weights it is averaged with; False if there is none.
 
         Passing over damaged ones is a ResumeWarning. Raises CheckpointError if all are damaged or if, named with both
-        values, settings or data are not those of the run.
+        values, settings or data are not those of the run; another number of threads, device or torch is a
+        ResumeWarning.
         """
         damage: list[str] = []
         for step in reversed(self.checkpoints.steps()):
@@ -121,7 +125,12 @@ class Run:
             _check_identity(self.checkpoints.path(step), state.identity, self.state.identity)
             if damage:
                 warnings.warn(f"resuming at step {step}, because {damage[0]}", ResumeWarning, stacklevel=2)
-            self.state, self._saved = state, step
+            here, there = self.state.machine, state.machine
+            other = [f"{name} {there[name]}, here {here[name]}" for name in there if there[name] != here[name]]
+            if other:
+                message = f"the run had {'; '.join(other)}: it will not come to the same weights bit for bit"
+                warnings.warn(message, ResumeWarning, stacklevel=2)
+            self.state, self._saved = replace(state, machine=here), step
             set_weights(self.model, weights)
             set_optimizer(self.model, self.optimizer, optimizer)
             return True
