@@ -230,7 +230,9 @@ def test_inspect_prints_json_and_draws(trained: Trained, tmp_path: Path) -> None
         ]
     )
     code, output, messages = call("inspect", trained.folder, "one two", "--picture", tmp_path / "no" / "a.png")
-    assert code == 1 and output.startswith("source  one two") and "cannot draw" in messages and "No such file" in messages
+    assert (
+        code == 1 and output.startswith("source  one two") and "cannot draw" in messages and "No such file" in messages
+    )
     assert (done.returncode, done.stderr) == (0, f"attention drawn to {picture}\n")
     values = json.loads(done.stdout)
     assert (values["source"], values["target"]) == ("one two", "12")

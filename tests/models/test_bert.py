@@ -231,6 +231,18 @@ def test_what_is_not_supported_is_refused_by_name(changes: dict[str, Any], messa
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("architecture", "refused"), [("BertForMaskedLM", True), ("BertForTokenClassification", False)]
+)
+def test_an_untied_word_head_is_refused_by_that_name(architecture: str, refused: bool, tmp_path: Path) -> None:
+    theirs(architecture, tmp_path, tie_word_embeddings=False)
+    if not refused:
+        load_model(tmp_path)
+        return
+    with pytest.raises(ModelDirectoryError, match="tie_word_embeddings=false is not supported: words are guessed by"):
+        load_model(tmp_path)
+
+
 def test_positions_may_begin_as_sinusoids() -> None:
     config = BertConfig(vocab_size=9, d_model=64, n_layers=1, max_positions=300)
     drawn, waves = (BertModel(config.replace(position_start=start)).initialise(3) for start in ("random", "sinusoidal"))

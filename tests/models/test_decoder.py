@@ -417,6 +417,16 @@ def test_what_cannot_be_computed_is_refused_by_name(
     assert re.search(message, refused(tmp_path, **changes))
 
 
+def test_a_model_saved_over_shards_takes_their_place(tmp_path: Path) -> None:
+    theirs = their_model("llama")
+    theirs.save_pretrained(tmp_path, max_shard_size="5KB")
+    (tmp_path / "model-of-mine.safetensors").write_bytes(b"not one of the index")
+    assert len(list(tmp_path.glob("model-0*.safetensors"))) > 2
+    save_model(load_model(tmp_path), tmp_path, origin=read_origin(tmp_path))
+    assert {path.name for path in tmp_path.glob("*.safetensors*")} == {"model.safetensors", "model-of-mine.safetensors"}
+    assert_parity(load_model(tmp_path), theirs)
+
+
 def test_shards_that_are_not_what_the_index_says_are_named(tmp_path: Path) -> None:
     their_model("llama").save_pretrained(tmp_path, max_shard_size="5KB")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
