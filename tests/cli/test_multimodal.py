@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+import transfuse
 from commands import call, failure
 from media import table
 
@@ -188,6 +190,12 @@ def test_cells_mean_what_they_are_spelled_whatever_else_is_in_their_column(tmp_p
         _, output, _ = call("evaluate", tmp_path / "m", tmp_path / f"{name}.csv", "--target", "label", "--json")
         assert json.loads(output)["scores"][0]["value"] == 100, output
     assert call("predict", tmp_path / "m", tmp_path / "one.csv")[1] == "2\n"
+    decimal = [line.replace(",1", ",1.0").replace(",2", ",2.0").replace("01,", "1.0,") for line in rows[:3]]
+    (tmp_path / "decimal.csv").write_text("\n".join(["code,label", *decimal]) + "\n")  # as pandas writes gaps
+    _, output, _ = call("evaluate", tmp_path / "m", tmp_path / "decimal.csv", "--target", "label", "--json")
+    assert json.loads(output)["scores"][0]["value"] == 100, output
+    model = transfuse.load(tmp_path / "m")
+    assert model.score(pd.DataFrame({"code": ["01", 2, "03"]}), [1, 2, 2]) == 1
 
 
 def test_numbers_that_are_no_classes_and_cells_that_are_no_numbers(tmp_path: Path) -> None:

@@ -142,3 +142,11 @@ def test_batches_of_like_lengths_hold_far_less_padding_than_random_ones() -> Non
     assert at_random > 0.6
     assert ours < 0.1
     assert at_random / ours > 6
+
+
+def test_a_first_token_is_read_and_not_learned() -> None:
+    data = PairDataset([[5, 6, 2], [7, 2]], [[11, 2], [12, 13, 14, 2]], START, PAD, first_id=9)
+    batch = data.batch([0, 1])
+    assert batch.target_BT.tolist() == [[START, 9, 11, 2, PAD], [START, 9, 12, 13, 14]]
+    assert batch.labels_BT.tolist() == [[IGNORED, 11, 2, IGNORED, IGNORED], [IGNORED, 12, 13, 14, 2]]
+    assert batch.n_tokens == 6

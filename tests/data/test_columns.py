@@ -86,11 +86,19 @@ def test_clocks_are_read_as_they_show() -> None:
     assert as_dates(zoned, False).tolist() == as_dates(zoned.astype(str), False).tolist()
     named = ["2024-01-01T22:00:00Z", "2024-01-01 22:00 UTC", "Mon, 01 Jan 2024 22:00:00 GMT", "2024-01-01 22:00+02:00"]
     named += ["2024-01-01 22:00 CET", "2024-01-01 22:00:00 GMT+0100", "2024-01-01 10:00 PM", "2024-01-01 22:00"]
+    named += [
+        "2024-01-01 10:00 PM -05:00",
+        "2024-01-01 10:00 PM EST",
+        "2024-01-01 22:00 +02",
+        "2024-01-01 10:00 PM -05",
+    ]
     assert look(pd.Series(named)) == "date"
     for some in ([one] * 3 for one in named):
         assert as_dates(pd.Series(some), False).tolist() == [pd.Timestamp("2024-01-01 22:00")] * 3
     assert as_dates(pd.Series(named), False).tolist() == [pd.Timestamp("2024-01-01 22:00")] * len(named)
     FeatureForm.learn(pd.DataFrame({"d": named}), {"d": "date"})
+    days = pd.Series(["2024-01-05", "05-01-2024", "5 Jan 2024"])
+    assert as_dates(days, True).tolist() == [pd.Timestamp("2024-01-05")] * 3
 
 
 def test_a_column_may_not_be_called_as_a_part_of_a_date() -> None:
@@ -113,9 +121,18 @@ def test_whole_numbers_are_the_same_category_with_and_without_gaps() -> None:
     given = pd.DataFrame({"code": ["1", "01", "1.0", "7", "7.00", "x", "x.0", "2", None]})
     codes = form.encode(given).codes_NC[:, 0].tolist()
     one, other, seven, letter = (FIRST_LEVEL + form.levels["code"].index(level) for level in ("1", "01", "7.0", "x"))
-    assert codes == [one, other, one, seven, UNKNOWN, letter, UNKNOWN, UNKNOWN, MISSING]
+    assert codes == [one, other, one, seven, seven, letter, UNKNOWN, UNKNOWN, MISSING]
     plain = FeatureForm.learn(pd.DataFrame({"code": ["1", "2"]}), kinds)  # type: ignore[arg-type]
-    assert plain.encode(pd.DataFrame({"code": ["01", "2.5"]})).codes_NC[:, 0].tolist() == [UNKNOWN, UNKNOWN]
+    first = plain.levels["code"].index("1") + FIRST_LEVEL
+    assert plain.encode(pd.DataFrame({"code": ["01", "2.5", "1.0.0"]})).codes_NC[:, 0].tolist() == [
+        first,
+        UNKNOWN,
+        UNKNOWN,
+    ]
+    versions = FeatureForm.learn(pd.DataFrame({"code": ["2.1.0", "v1.0", "7.000"]}), kinds)  # type: ignore[arg-type]
+    seven = versions.levels["code"].index("7.000") + FIRST_LEVEL
+    codes = versions.encode(pd.DataFrame({"code": ["2.1", "v1", "7.00", "007"]})).codes_NC[:, 0].tolist()
+    assert codes == [UNKNOWN, UNKNOWN, seven, seven]
     truth = FeatureForm.learn(pd.DataFrame({"code": [True, False]}), kinds)  # type: ignore[arg-type]
     codes = truth.encode(pd.DataFrame({"code": [1, 0]})).codes_NC[:, 0].tolist()
     assert (
@@ -138,6 +155,10 @@ def test_links_in_the_folder_lead_where_they_do(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "table")
     paths, refused = as_paths(pd.Series(["photos/a.png", "photos/../../b.png"]), tmp_path / "link")
     assert paths == [tmp_path / "link" / "photos" / "a.png", None] and set(refused) == {1}
+    for name, folder in ((tmp_path / "table" / "a.png", "link"), (tmp_path / "link" / "a.png", "table")):
+        assert as_paths(pd.Series([str(name)]), tmp_path / folder) == ([name], {})
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert set(as_paths(pd.Series([str(tmp_path / "circle" / "a.png")]), tmp_path / "table")[1]) == {0}
 
 
 def test_lengths_of_time_are_seconds() -> None:

@@ -70,6 +70,8 @@ def test_pieces_are_short_whatever_the_lines_are(tmp_path: Path, monkeypatch: py
         path.write_text(text)
         (pieces,) = (list(document) for document in Corpus(path))
         assert "".join(pieces) == text and max(map(len, pieces)) <= 500 and len(pieces) >= 5
+        words = TokenFile.write(tmp_path / "tokens", Corpus(path), tokenizer, 0).sizes[0, 0] if text.strip() else 0
+        assert words == len(text.split())
         if "xxx" not in text:  # where there are spaces nothing is cut that is one token
             whole = tokenizer.encode_plain([text])[0]
             assert [one for row in tokenizer.encode_plain(pieces) for one in row] == whole

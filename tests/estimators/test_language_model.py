@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tokenizers
 import torch
@@ -342,6 +343,11 @@ def test_prompts_may_be_ids(fitted: LanguageModel) -> None:
         ([[1], [2, -1]], r"X\[1\]: expected"),
         ([[]], r"X\[0\]: 0 tokens"),
         ([[1], "two"], r"X\[0\]"),
+        ([[1, [2]]], r"X\[0\]: expected"),
+        (pd.DataFrame({"prompt": ["ten"]}), "X has 2 dimensions"),
+        ({"ten", "nine"}, "X is of type set"),
+        (5, "X is of type int"),
+        (None, "X is of type NoneType"),
     ):
         with pytest.raises(DataError, match=message):
             fitted.encode(given)  # type: ignore[arg-type]
@@ -349,6 +355,7 @@ def test_prompts_may_be_ids(fitted: LanguageModel) -> None:
 
 def test_a_foreign_model_keeps_its_template_and_says_what_text_cannot(fitted: LanguageModel, tmp_path: Path) -> None:
     fitted.save(tmp_path / "own")
+    (tmp_path / "own" / "transfuse.json").unlink()  # as others' directories are
     for name, content in (
         ("chat_template.jinja", "{{ messages }}"),
         ("generation_config.json", '{"eos_token_id": [0, 7], "pad_token_id": 5, "temperature": 0.3}'),
@@ -368,6 +375,9 @@ def test_a_foreign_model_keeps_its_template_and_says_what_text_cannot(fitted: La
     ):
         model.predict(["ten", "<|endoftext|>nine"])
     fitted.predict(["<|endoftext|>nine"])  # of our own it is known that text is text
+    LanguageModel.load(tmp_path / "again").predict(["<|endoftext|>nine"])
+    fitted.save(tmp_path / "again")  # another model, without a template
+    assert not (tmp_path / "again" / "chat_template.jinja").exists()
 
 
 def of_bytes() -> LanguageModel:

@@ -745,3 +745,19 @@ def test_scores_of_texts_in_another_normal_form() -> None:
     training = TrainingConfig(epochs=40, learning_rate=1e-2, warmup_steps=10, batch_tokens=256, average=1)
     model = tiny(training=training, search=SearchConfig(beams=1)).fit(words * 12, apart)
     assert [score.value for score in model.evaluate(apart, apart, ["exact", "chrf"])] == [100, 100]
+
+
+def test_a_first_token_is_there_in_training_and_writing_alike() -> None:
+    training = TrainingConfig(epochs=40, learning_rate=1e-2, warmup_steps=10, batch_tokens=256, average=1)
+    pairs = [["red", "blue", "green", "black"] * 12, ["rot", "blau", "gelb", "schwarz"] * 12]
+    plain, forced = (
+        tiny(model=TINY.replace(first_id=first), training=training, search=SearchConfig(beams=1)).fit(*pairs)
+        for first in (None, 100)
+    )
+    assert plain.evaluate(*pairs, "exact")[0].value == forced.evaluate(*pairs, "exact")[0].value == 100
+    assert transfuse.inspect(forced, "red", "rot").attention["cross"][0].shape[-2] == (
+        transfuse.inspect(plain, "red", "rot").attention["cross"][0].shape[-2] + 1
+    )
+    long = "a" * 60
+    with pytest.warns(TruncatedWarning):
+        assert forced._dataset(([long], [long]), "held-out").batch([0]).target_BT.shape == (1, 40)

@@ -352,6 +352,8 @@ def test_training_rows_must_be_those_of_the_forest(forest: RandomForestClassifie
     ):
         with pytest.raises(DataError, match=message):
             tree_importance(forest, *held, X_train=rows, y_train=labels)
+    one_sided = DecisionTreeClassifier(class_weight={"no": 0, "yes": 1}, random_state=0).fit(X, y)
+    tree_importance(one_sided, *held, X_train=X, y_train=y)
     weight = DRAW.random(250) * (DRAW.random(250) > 0.2)
     for settings in ({"class_weight": "balanced"}, {"max_samples": 0.5}, {"bootstrap": False}):
         weighted = RandomForestClassifier(3, random_state=0, **settings).fit(X, y, weight)
@@ -458,6 +460,9 @@ def test_dates_are_numbered_by_time_and_names_of_rows_are_told() -> None:
     assert found.sentences[-1] == (
         "Text that is different in nearly every row tells a forest nothing of other rows: 'name'."
     )
+    odd = table.assign(when=table["when"].where(table.index != 7, "unknown"))
+    for seed in range(6):  # whichever side it falls on
+        forest_importance(odd, "new", n_trees=2, random_state=seed)
     held = table[:50].assign(when="tomorrow")
-    with pytest.raises(DataError, match="column 'when', row 1: tomorrow is not a date"):
+    with pytest.raises(DataError, match="the held-out table: column 'when', row 1: tomorrow is not a date"):
         forest_importance(table, "new", held=held, n_trees=2)

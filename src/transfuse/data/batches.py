@@ -28,7 +28,7 @@ Ids = Sequence[int]
 @dataclass(frozen=True)
 class PairBatch:
     """Pairs as tensors. `target` starts with the start token; `labels` is what should follow each target position,
-    `IGNORED` on padding."""
+    `IGNORED` on padding and where that is always the same token."""
 
     source_BS: Tensor
     source_keep_BS: Tensor
@@ -66,12 +66,14 @@ def pad(rows: Sequence[Ids], value: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class PairDataset:
-    """Encoded pairs and the special ids that batches need. Every row ends with its end token."""
+    """Encoded pairs and the special ids that batches need. Every row ends with its end token; targets begin with
+    `first_id`, which is not learned, where it is given."""
 
     sources: Sequence[Ids]
     targets: Sequence[Ids]
     start_id: int
     pad_id: int
+    first_id: int | None = None
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -79,9 +81,11 @@ class PairDataset:
     def batch(self, rows: Sequence[int]) -> PairBatch:
         """The pairs with these indices as one padded batch."""
         source, source_keep = pad([self.sources[row] for row in rows], self.pad_id)
-        labels, keep = pad([self.targets[row] for row in rows], IGNORED)
+        first = [] if self.first_id is None else [self.first_id]
+        labels, keep = pad([[*first, *self.targets[row]] for row in rows], IGNORED)
         target = labels.roll(1, dims=1).masked_fill_(~keep.roll(1, dims=1), self.pad_id)
         target[:, 0] = self.start_id
+        labels[:, : len(first)] = IGNORED
         return PairBatch(source, source_keep, target, labels)
 
     def fingerprint(self) -> str:

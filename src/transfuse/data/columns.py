@@ -80,7 +80,7 @@ def look(column: pd.Series) -> Kind:
 _ISO = r"^\d{4}[-/.]\d{1,2}[-/.]\d{1,2}"
 _NUMERIC = r"^(?P<first>\d{1,2})(?P<mark>[-/.])(?P<second>\d{1,2})[-/.](?P<year>\d{4})(?P<rest>.*)$"
 _NAMED = r"^(?:[A-Za-z]{3,}\.?,? )?(?:\d{1,2}\.? [A-Za-z]{3,}|[A-Za-z]{3,}\.? \d{1,2}),? \d{4}"
-_OFFSET = r"(?<=\d)\s*(?:Z|(?:UTC|GMT)?[+-]\d{2}:?\d{2}|[A-Z]{3,5})$"
+_OFFSET = r"(?<=[\dM])\s*(?:Z|(?:UTC|GMT)?[+-]\d{2}:?\d{2}|[A-Z]{3,5})$|(?:(?<=:\d\d)|(?<=[AP]M))\s*[+-]\d{2}$"
 """What a place's clock is ahead of the world's, or the name of its zone: dates are taken as that clock shows them."""
 
 
@@ -112,7 +112,7 @@ def as_dates(texts: pd.Series, by_day: bool) -> pd.Series:
         try:
             found = pd.to_datetime(dated, errors="coerce", format="mixed")
         except ValueError:  # zones in some way that is not known here, and not the same in all
-            found = pd.to_datetime(dated, errors="coerce", format="mixed", utc=True)
+            found = pd.Series(pd.NaT, index=dated.index)
         return found.dt.tz_localize(None)
 
 
@@ -160,10 +160,18 @@ def as_paths(column: pd.Series, folder: Path) -> tuple[list[Path | None], dict[i
         path = None if name is None else Path(os.path.normpath(root / name))
         if name is not None and "\0" in name:
             refused[row], path = f"{name!r}: no name of a file", None
-        elif path is not None and not path.is_relative_to(root):
+        elif path is not None and not (path.is_relative_to(root) or _resolves_below(path, root)):
             refused[row], path = f"{name}: lies outside of {folder}, where files are looked for", None
         paths.append(path)
     return paths, refused
+
+
+def _resolves_below(path: Path, root: Path) -> bool:
+    """Whether a path is in a folder that it names otherwise, by way of links."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return False
 
 
 def _missing(value: Any) -> bool:

@@ -87,8 +87,7 @@ class FeatureForm:
         filled[~known] = 0
         codes = np.zeros((len(frame), len(self.levels)), np.int64)
         for i, (name, levels) in enumerate(self.levels.items()):
-            number = {level: FIRST_LEVEL + place for place, level in enumerate(levels)} | {None: MISSING}
-            codes[:, i] = [_code(number, value) for value in as_strings(frame[name])]
+            codes[:, i] = coded(levels, as_strings(frame[name]))
         return Features(filled, known, codes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,17 +100,31 @@ class FeatureForm:
         return cls(*(dict(values[name]) for name in ("edges", "levels", "kinds", "by_day")))
 
 
-_WHOLE = re.compile(r"(-?\d+)\.0+")
+_WHOLE = re.compile(r"-?\d+(?:\.0+)?")
 _TRUTH = {"True": "1", "False": "0", "1": "True", "0": "False"}
 
 
-def _code(number: Mapping[str | None, int], value: str | None) -> int:
-    """The number of a level as it is spelled or, where none is, as whole numbers and truth values are spelled too."""
-    if value in number or value is None:
-        return number[value]
-    whole = _WHOLE.fullmatch(value)
-    others = [whole[1] if whole else f"{value}.0", _TRUTH.get(value, value)]
-    return next((number[other] for other in others if other in number), UNKNOWN)
+def coded(levels: Sequence[str], values: Sequence[str | None]) -> list[int]:
+    """The number of each value's level: as it is spelled or, where none is, as the whole number that it is ("01" and
+    "1.0" are "1" where that is a level and they are not), or as the truth value."""
+    number = {level: FIRST_LEVEL + place for place, level in enumerate(levels)}
+    whole = {int(level.partition(".")[0]): number[level] for level in levels if _WHOLE.fullmatch(level)}
+    whole |= {int(level): number[level] for level in levels if _WHOLE.fullmatch(level) and level == _plain(level)}
+
+    def code(value: str | None) -> int:
+        if value is None:
+            return MISSING
+        if value in number:
+            return number[value]
+        if _WHOLE.fullmatch(value) and (found := whole.get(int(value.partition(".")[0]))) is not None:
+            return found
+        return number.get(_TRUTH.get(value, value), UNKNOWN)
+
+    return [code(value) for value in values]
+
+
+def _plain(level: str) -> str:
+    return str(int(level.partition(".")[0]))
 
 
 def plain_columns(frame: pd.DataFrame, form: FeatureForm) -> np.ndarray:

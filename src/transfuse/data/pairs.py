@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,7 +178,7 @@ def as_texts(column: Iterable[Any], name: str, longest: int = MAX_CHARACTERS) ->
     """
     if isinstance(column, str | bytes):
         raise DataError(f"{name} is one string; expected a list, array or column of strings")
-    if not isinstance(column, Iterable) or isinstance(column, Set):
+    if not isinstance(column, Iterable) or isinstance(column, set | frozenset):
         raise DataError(f"{name} is of type {type(column).__name__}; expected a list, array or column of strings")
     if getattr(column, "ndim", 1) != 1:
         raise DataError(f"{name} has {getattr(column, 'ndim', 0)} dimensions; expected one column of strings")
@@ -315,5 +315,6 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield reader.line_num, cells
             begins = reader.line_num + 1
     except csv.Error as error:
-        where = f"; a quote in the row that begins at line {begins} is not closed" if reader.line_num > begins else ""
+        open_quote = reader.line_num > begins and "end of data" in str(error)
+        where = f"; a quote in the row that begins at line {begins} is not closed" if open_quote else ""
         raise DataError(f"{path}:{reader.line_num}: {error}{where}") from error

@@ -32,7 +32,7 @@ def read_table(path: str | Path, *, numbers: bool | Iterable[str] = True) -> pd.
     _check_header(path, header)
     rows: list[list[str]] = []
     for line, cells in numbered:
-        if cells in ([], [""]):
+        if cells == ([] if suffix_of(path) == ".csv" else [""]):  # a blank line
             continue
         if len(cells) != len(header):
             raise DataError(f"{path}:{line}: {len(cells)} columns, but the header has {len(header)}")

@@ -67,9 +67,11 @@ class TokenFile:
         digest = hashlib.sha256()
         with (stage / TOKENS).open("wb") as stream:
             for pieces in documents:
-                first, n_words, n_bytes = True, 0, 0
+                first, inside, n_words, n_bytes = True, False, 0, 0
                 for batch in _batches(pieces):
-                    n_words += sum(len(text.split()) for text in batch)  # a piece ends between two words
+                    for text in batch:
+                        n_words += len(text.split()) - (inside and not text[:1].isspace())
+                        inside = bool(text[-1:].strip())  # a word that goes on in the next piece
                     n_bytes += sum(len(text.encode()) for text in batch)
                     rows = tokenizer.encode_plain(batch)
                     content = np.concatenate([np.asarray(row, dtype) for row in ([start_id] * first, *rows)]).tobytes()

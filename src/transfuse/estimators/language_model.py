@@ -64,6 +64,9 @@ class LanguageModel(TrainedEstimator):
     After `fit`: `model_` (the torch module), `tokenizer_`, `results_` (what the training came to).
     """
 
+    _is_foreign = False
+    """Whether it was opened from a directory of another library's."""
+
     def __init__(
         self,
         *,
@@ -234,12 +237,10 @@ class LanguageModel(TrainedEstimator):
         warning says where the text of a foreign model's prompt spells one.
         """
         check_is_fitted(self, "model_")
-        given = texts if isinstance(texts, str) else list(texts)
-        ids = [one for one in given if not isinstance(one, str) and hasattr(one, "__len__")]
-        if ids and len(ids) == len(given):
-            rows = [_as_ids(one, f"X[{i}]", self.model_.config.vocab_size) for i, one in enumerate(ids)]
+        if _are_ids(texts):
+            rows = [_as_ids(one, f"X[{i}]", self.model_.config.vocab_size) for i, one in enumerate(texts)]
         else:
-            prompts = as_texts(given, "X")
+            prompts = as_texts(texts, "X")
             rows = self.tokenizer_.encode(prompts)
             self._warn_of_spelled(prompts)
         for i, row in enumerate(rows):
@@ -251,7 +252,7 @@ class LanguageModel(TrainedEstimator):
         return rows
 
     def _warn_of_spelled(self, prompts: Sequence[str]) -> None:
-        if self.origin_ is None:
+        if not self._is_foreign:
             return
         spelled = next((token for text in prompts for token in self.tokenizer_.special if token in text), None)
         if spelled is not None:
@@ -300,7 +301,7 @@ class LanguageModel(TrainedEstimator):
         about = read_about(folder, COMMON | own)
         model.config = model.config.replace(end_ids=_all_end_ids(folder, model.config))
         estimator = cls._opened(folder, model, tokenizer, about, context=about["context"], device=device)
-        estimator.origin_ = read_origin(folder)
+        estimator.origin_, estimator._is_foreign = read_origin(folder), not (folder / ESTIMATOR).is_file()
         return estimator
 
     def _check_settings(self) -> None:
@@ -367,8 +368,19 @@ def _all_end_ids(folder: Path, config: DecoderConfig) -> tuple[int, ...]:
     return tuple(dict.fromkeys([*config.end_ids, *known]))
 
 
-def _as_ids(given: Sequence[int], name: str, vocab_size: int) -> list[int]:
-    ids = np.asarray(given)
+def _are_ids(given: Any) -> bool:
+    """Whether these are rows of ids and no texts: a list of rows, or a matrix."""
+    if getattr(given, "ndim", 0) == 2 and not hasattr(given, "columns"):
+        return True
+    of_rows = isinstance(given, list | tuple) and len(given) > 0
+    return of_rows and all(not isinstance(one, str | bytes) and hasattr(one, "__len__") for one in given)
+
+
+def _as_ids(given: Any, name: str, vocab_size: int) -> list[int]:
+    try:
+        ids = np.asarray(given)
+    except ValueError:  # rows of different lengths inside of one
+        ids = np.zeros((0, 0))
     if ids.ndim != 1 or (len(ids) and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= vocab_size)):
         raise DataError(f"{name}: expected a text, or whole numbers from 0 to {vocab_size - 1} in a row")
     found: list[int] = ids.tolist()

@@ -317,7 +317,8 @@ class MultimodalEstimator(TrainedEstimator):
             "model": {"fusion": self.model_.config.fusion.to_dict(), "names": list(self.model_.config.names)},
             "towers": [tower.to_dict() for tower in self.model_.config.towers],
             "starts": starts,
-            "augmentation": self.augmentation.to_dict(),
+            # runs begun before cells were hidden go on without
+            "augmentation": {n: v for n, v in self.augmentation.to_dict().items() if v or n != "cell_dropout"},
             "data": data.fingerprint(),
             "validation": held.fingerprint(),
         }

@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from transfuse.errors import DataError
 from transfuse.estimators.learning_rows import LearningRows
 from transfuse.estimators.multimodal import MultimodalEstimator
-from transfuse.metrics.labels import alike
+from transfuse.metrics.labels import alike, as_classes
 from transfuse.metrics.text_scores import Score
 from transfuse.training.multimodal import MultimodalLoss
 
@@ -87,7 +87,7 @@ class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignor
     def score_of(self, outputs: np.ndarray, wanted: np.ndarray) -> list[Score]:
         """Accuracy and mean F1 of the classes, and of two classes the area under the ROC curve, in percent."""
         found = self.decided(outputs)
-        wanted, found = alike(wanted, found)
+        wanted, found = alike(self._as_known(wanted), found)
         f1 = 100 * float(f1_score(wanted, found, average="macro", zero_division=0))
         accuracy = 100 * float(accuracy_score(wanted, found))
         scores = [
@@ -129,12 +129,23 @@ class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignor
         return labels
 
     def _numbered(self, y: Iterable[Any]) -> np.ndarray:
-        labels = self.targets_of(y, "validation[1]")
-        known = set(self.classes_.tolist())
-        unknown = [label for label in labels.tolist() if label not in known]
+        known = self.classes_.tolist()
+        labels = as_classes(self.targets_of(y, "validation[1]").tolist(), known)
+        unknown = [label for label in labels if label not in set(known)]
         if unknown:
             raise DataError(f"validation[1] has {unknown[0]!r}, which is not among the classes of y")
         return np.searchsorted(self.classes_, labels)
+
+    def score(self, X: Any, y: Iterable[Any], sample_weight: Any = None) -> float:
+        """Accuracy, from 0 to 1."""
+        wanted, found = alike(self._as_known(self.targets_of(y, "y")), self.predict(X))
+        return float(accuracy_score(wanted, found, sample_weight=sample_weight))
+
+    def _as_known(self, labels: np.ndarray) -> np.ndarray:
+        """Labels as classes of the model, where they are any."""
+        found = as_classes(labels.tolist(), self.classes_.tolist())
+        kinds = {isinstance(label, str) for label in found}
+        return np.array(list(map(str, found)) if len(kinds) > 1 else found)
 
     def _labels(self) -> dict[str, Any]:
         return {"classes": self.classes_.tolist()}

@@ -246,11 +246,13 @@ class Seq2Seq(TrainedEstimator):
             self._cut(self.tokenizer_.encode(side), f"{name} {kind}")
             for side, kind in zip(pairs, ("sources", "targets"), strict=True)
         )
-        return PairDataset(sources, targets, self.model_.config.start_id, self.model_.config.pad_id)
+        config = self.model_.config
+        return PairDataset(sources, targets, config.start_id, config.pad_id, config.first_id)
 
     def _cut(self, rows: list[list[int]], name: str) -> list[list[int]]:
         """Rows no longer than the model's positions, each still closed by the end token."""
         longest, end_id = self.model_.config.max_positions, self.model_.config.end_id
+        longest -= self.model_.config.first_id is not None and name.endswith("targets")
         long = [i for i, row in enumerate(rows) if len(row) > longest]
         if long:
             warnings.warn(

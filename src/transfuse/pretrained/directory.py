@@ -121,6 +121,8 @@ def save_model(
         shutil.rmtree(stage, ignore_errors=True)
         raise ModelDirectoryError(f"cannot write {folder}: {error}; what was there is unchanged") from error
     _finish_saving(folder)
+    if CHAT_TEMPLATE not in texts:  # of another model
+        (folder / CHAT_TEMPLATE).unlink(missing_ok=True)
 
 
 def _finish_saving(folder: Path) -> None:

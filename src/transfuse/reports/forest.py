@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ def forest_importance(
         if absent:
             raise DataError(f"the held-out table has no column {absent[0]!r}")
     classes = _is_of_classes(rows[target])
+    kinds = {name: look(rows[name]) for name in rows.columns}
     if held is None:
         if len(rows) < 8:
             raise DataError(f"{len(rows)} rows are too few to hold a quarter of them out; at least 8 are needed")
@@ -60,7 +62,7 @@ def forest_importance(
         unknown = sorted(set(held_y) - set(y))
         if unknown:
             raise DataError(f"column {target!r}: {unknown[0]!r} is among the held-out rows only")
-    X, held_X, names_of_rows = _numbered(rows.drop(columns=target), held.drop(columns=target))
+    X, held_X, names_of_rows = _numbered(rows.drop(columns=target), held.drop(columns=target), kinds)
     kind = RandomForestClassifier if classes else RandomForestRegressor
     forest = kind(
         n_trees, min_samples_leaf=3, max_features="sqrt" if classes else 1 / 3, n_jobs=-1, random_state=random_state
@@ -103,12 +105,14 @@ def _class_name(value: Any) -> str:
     return str(value)
 
 
-def _numbered(rows: pd.DataFrame, held: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+def _numbered(
+    rows: pd.DataFrame, held: pd.DataFrame, kinds: Mapping[str, Kind]
+) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
     """Both tables as numbers, by the same code, and the columns of text whose values hardly recur."""
     tables: list[dict[str, np.ndarray]] = [{}, {}]
     names_of_rows = []
     for name in rows.columns:
-        kind = look(rows[name])
+        kind = kinds[name]
         for numbers, column in zip(tables, _codes(rows[name], held[name], kind), strict=True):
             if (most := np.nanmax(np.abs(column), initial=0)) > np.finfo(np.float32).max:
                 raise DataError(f"column {name!r}: {most:g} is more than a tree's numbers (float32) hold")
@@ -130,7 +134,8 @@ def _codes(column: pd.Series, held: pd.Series, kind: Kind) -> tuple[np.ndarray, 
             own, other = (days(known_dates(one, by_day)).to_numpy(float) for one in (column, held))
             return own, other
     except DataError as error:
-        raise DataError(f"the table, or the held-out one: {error}") from None
+        # the kind is that of all rows of the table, so that it can only be a held-out table's cell
+        raise DataError(f"the held-out table: {error}") from None
     texts = pd.Series(as_strings(column), dtype=object)
     code = {text: float(i) for i, text in enumerate(texts.value_counts().index)}
     own, other = (

@@ -139,6 +139,8 @@ def inspect(model: Seq2Seq, source: str, target: str | None = None) -> Inspectio
     *target_ids, end_id = model.encode([target])[0] if target.strip() else [module.config.end_id]
     source_BS = torch.tensor([source_ids], device=device)
     keep_BS = torch.ones_like(source_BS, dtype=torch.bool)
+    if module.config.first_id is not None:
+        target_ids = [module.config.first_id, *target_ids]
     target_BT = torch.tensor([[module.config.start_id, *target_ids]], device=device)
     module.eval()
     with _watching(module) as (stages, maps):

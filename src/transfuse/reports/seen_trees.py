@@ -91,6 +91,9 @@ class SeenTrees:
 
     def _check_train(self, X: pd.DataFrame, y: np.ndarray) -> None:
         """Raise DataError unless the first tree of a forest grew from these rows in this order, as far as it tells."""
+        told = getattr(self.model, "class_weight", None)
+        if isinstance(told, dict) and 0 in told.values():
+            return  # rows of such a class are not counted
         first = self.model.estimators_[0] if hasattr(self.model, "estimators_") else self.model
         trees, target = read_trees(first).trees, self.target(y, "y_train")
         drawn = np.ones((1, len(X))) if self.bags is None else self.bags[:1]
