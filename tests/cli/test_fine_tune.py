@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +71,11 @@ def test_several_labels_a_text(home: Path) -> None:
     (home / "labels.csv").write_text("text,labels\n" + 'rain today,"wet, cold"\nsun today,\nsnow now,cold\n' * 6)
     words = ["fit", "classify", home / "labels.csv", "--source", "text", "--target", "labels", *SMALL]
     _, messages = done(*words, "--several", ",", "--seeds", "2", "--out", home / "labels")
-    assert "18 rows of 2 labels" in messages and "2 seeds: F1" in messages and "TABLE --several ," in messages
+    assert (
+        "18 rows of 2 labels" in messages
+        and "2 seeds: F1" in messages
+        and "TABLE --source text --target labels --several ," in messages
+    )
     assert json.loads((home / "labels" / "config.json").read_text())["id2label"] == {"0": "cold", "1": "wet"}
     (home / "weather.txt").write_text("rain today\nsun today\nsnow now\n")
     texts, _ = done("predict", home / "labels", home / "weather.txt")
@@ -272,3 +277,17 @@ def test_labels_are_those_that_are_likelier_than_not() -> None:
             return np.array([[0.4, 0.6], [0.2, 0.3]])
 
     assert [(text, record["output"]) for text, record in _lines(Model(), ["a", "b"])] == [("wet", ["wet"]), ("", [])]
+
+
+def test_a_header_taken_for_a_row_is_noticed_and_hints_can_be_pasted(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text("label\tsentence\n" + "".join(f"{i % 2}\trow {i} of them\n" for i in range(40)))
+    code, last = failure("fit", "classify", tmp_path / "t.tsv", *SMALL, "--out", tmp_path / "no")
+    assert code == 2 and "41 classes in 41 rows are none; --source and --target choose columns" in last
+    words = ["fit", "classify", tmp_path / "t.tsv", "--source", "sentence", "--target", "label", *SMALL]
+    _, messages = done(*words, "--out", tmp_path / "a b")
+    last = messages.strip().splitlines()[-1]
+    _, predict, evaluate = last.split("transfuse ")
+    table = str(tmp_path / "t.tsv")
+    for hint in (predict, evaluate):
+        done(*shlex.split(hint.replace("TABLE", table)))
+    assert "4 steps end inside of training.warmup_steps=50: lower it, or train for longer" in messages

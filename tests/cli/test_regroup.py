@@ -45,8 +45,15 @@ def test_a_model_is_converted_trained_compared_and_saved(home: Path) -> None:
     assert [one["kv_heads"] for one in found] == [[4, 4], [2, 2]]
     assert found[0]["timings"][0]["cache_bytes"] == 2 * found[1]["timings"][0]["cache_bytes"]
 
+    weights = (out / "model.safetensors").read_bytes()
+    for further in (["--tokens", "1500"], []):  # with and without a training, which has checkpoints of its own
+        code, last = failure(*words, *further)
+        assert code == 2 and f"--out {out}: holds a model already; choose another folder" in last
+    assert (out / "model.safetensors").read_bytes() == weights
+    (out / "config.json").rename(out / "aside.json")  # as a run that was cut off left it
     code, last = failure(*words, "--tokens", "1500")
     assert code == 1 and "resume it, or choose another folder" in last
+    (out / "aside.json").rename(out / "config.json")
     again = run(*words, "--tokens", "1500", "--cross-entropy", "0.5", "--resume")
     assert again.stdout == done.stdout
 

@@ -50,6 +50,9 @@ ERROR = "mean absolute error"
 MEASURES = ("entity F1", "accuracy", "R²", "F1")
 """Scores that tell the best of several seeds, each model by the first it has; of several labels a text, by F1."""
 
+MANY_ROWS = 20
+"""Rows from which half as many classes are a mistake."""
+
 
 def fit_classify(
     data: Data,
@@ -89,6 +92,12 @@ def fit_classify(
         held = read([validation], None if several is None else list(y.columns))
         if several is not None:
             held = held[0], with_labels(held[1], list(y.columns))
+    n_classes = 0 if number or several else len(set(y))
+    if len(X) >= MANY_ROWS and n_classes > len(X) / 2:
+        raise DataError(
+            f"{data[0]}: {n_classes:,} classes in {len(X):,} rows are none; --source and --target choose columns, by "
+            "number or by name, which makes line 1 a header"
+        )
     from transfuse import TextClassifier, TextRegressor
 
     kinds = "" if number else f" of {y.shape[1]} labels" if several else f" in {len(set(y))} classes"
@@ -101,10 +110,12 @@ def fit_classify(
 
     common = {"encoder": start, "validation_fraction": validation_fraction, "device": device}
     _fit(make, common, X, y, held, data=data, out=out, seeds=seeds, seed=seed, settings=settings, resume=resume)
-    columns = f" --source {shlex.quote(source or '1')} --second {shlex.quote(second)}" if second else ""
-    how = columns + ("" if several is None else f" --several {shlex.quote(several)}")
-    texts = f"TABLE{columns}" if second else "TEXTS"
-    say(f"next: transfuse predict {out} {texts}    transfuse evaluate {out} TABLE{how}")
+    given = {"--source": source or ("1" if second else None), "--second": second}
+    columns = "".join(f" {name} {shlex.quote(value)}" for name, value in given.items() if value)
+    further = {"--target": target, "--several": several}
+    how = columns + "".join(f" {name} {shlex.quote(value)}" for name, value in further.items() if value is not None)
+    texts, folder = f"TABLE{columns}" if columns else "TEXTS", shlex.quote(str(out))
+    say(f"next: transfuse predict {folder} {texts}    transfuse evaluate {folder} TABLE{how}")
 
 
 def fit_tag(
@@ -143,7 +154,8 @@ def fit_tag(
         settings=settings,
         resume=resume,
     )
-    say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} TAGGED")
+    folder = shlex.quote(str(out))
+    say(f"next: transfuse predict {folder} TEXTS    transfuse evaluate {folder} TAGGED")
 
 
 def fit_answer(
@@ -182,7 +194,8 @@ def fit_answer(
         settings=settings,
         resume=resume,
     )
-    say(f"next: transfuse predict {out} QUESTIONS.json    transfuse evaluate {out} QUESTIONS.json")
+    folder = shlex.quote(str(out))
+    say(f"next: transfuse predict {folder} QUESTIONS.json    transfuse evaluate {folder} QUESTIONS.json")
 
 
 def _fit(

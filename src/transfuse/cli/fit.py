@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -71,7 +72,9 @@ def fit_seq2seq(
     with stoppable():
         model.fit(pairs.sources, pairs.targets, validation=validation_pairs, resume=resume)
     _save(model, out)
-    say(f"next: transfuse predict {out} TEXTS    transfuse evaluate {out} PAIRS    transfuse inspect {out} 'A TEXT'")
+    folder = shlex.quote(str(out))
+    uses = "predict {} TEXTS", "evaluate {} PAIRS", "inspect {} 'A TEXT'"
+    say("next: " + "    ".join(f"transfuse {use.format(folder)}" for use in uses))
 
 
 @fit_app.command("generate")

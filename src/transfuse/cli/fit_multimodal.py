@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,7 +120,8 @@ def fit_multimodal(
     say(found.to_text())
     say(f"report: {report}")
     typer.echo(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else str(out))
-    say(f"next: transfuse predict {out} TABLE    transfuse evaluate {out} TABLE --target {target}")
+    folder = shlex.quote(str(out))
+    say(f"next: transfuse predict {folder} TABLE    transfuse evaluate {folder} TABLE --target {shlex.quote(target)}")
 
 
 def new_model(number: bool, **settings: Any) -> Any:

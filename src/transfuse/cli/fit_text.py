@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from pathlib import Path
 from typing import Annotated
@@ -85,4 +86,5 @@ def fit_encode(
             ablation = ablate_next_sentence(model, corpus, run_dir=folder, resume=resume and folder.exists())
         say(str(ablation))
     typer.echo(str(out))
-    say(f"next: transfuse predict {out} TEXTS    transfuse fit classify TABLE --from {out} --out DIR")
+    name = shlex.quote(str(out))
+    say(f"next: transfuse predict {name} TEXTS    transfuse fit classify TABLE --from {name} --out DIR")

@@ -24,8 +24,14 @@ Data = Annotated[
     typer.Argument(help="A .tsv, .csv or .jsonl file, two parallel files (.gz and .xz too), or - for a TSV on stdin."),
 ]
 ModelDir = Annotated[Path, typer.Argument(help="A model directory, as written by fit.")]
-SourceColumn = Annotated[str | None, typer.Option("--source", help="Column of the source: a name, or a number from 1.")]
-TargetColumn = Annotated[str | None, typer.Option("--target", help="Column of the target: a name, or a number from 1.")]
+SourceColumn = Annotated[
+    str | None,
+    typer.Option("--source", help="Column of the source: a name (line 1 is then a header), or a number from 1."),
+]
+TargetColumn = Annotated[
+    str | None,
+    typer.Option("--target", help="Column of the target: a name (line 1 is then a header), or a number from 1."),
+]
 SkipBadRows = Annotated[bool, typer.Option(help="Leave out rows with an empty, missing or over-long side.")]
 SeveralLabels = Annotated[
     str | None,

@@ -44,7 +44,9 @@ def regroup(
     kv_heads: Annotated[str, typer.Option(help="Key/value heads to have: a number, or one a layer as 4,4,2.")],
     data: DataOption,
     out: Out,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to train on after the conversion.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Tokens to train on after the conversion. Default: none.")
+    ] = None,
     alpha: Annotated[
         float | None, typer.Option(help="The same as a share of the tokens that the model was trained on.")
     ] = None,
@@ -81,7 +83,11 @@ def regroup(
         for other, path in [("the model itself", directory), *written.items()]:
             if other != name and path.resolve() == folder.resolve():
                 raise ConfigError(f"{name} {folder} is {other}; a model would be lost")
+        if (folder / "config.json").exists() and not resume:
+            raise ConfigError(f"{name} {folder}: holds a model already; choose another folder")
     heads = _heads(kv_heads)
+    if tokens is None and alpha is None:
+        say("neither --tokens nor --alpha: the model is converted, and not trained")
     loss = transfuse.DistillationConfig(divergence=divergence, cross_entropy=cross_entropy)
     if tokens is not None and alpha is not None:
         raise ConfigError(f"--tokens {tokens} and --alpha {alpha}: give one of them")

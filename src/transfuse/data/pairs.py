@@ -283,6 +283,7 @@ def _table_rows(path: Path, names: Sequence[str] | None) -> Iterator[Row]:
         width = len(cells) if width is None else width
         if len(cells) != width:
             hint = " (source<TAB>target)" if suffix_of(path) != ".csv" and width == 2 else ""
+            hint += "; of more, name those that count" if len(cells) > 2 == width else ""
             raise DataError(f"{path}:{line}: {len(cells)} columns, expected {width}{hint}")
         for column in wanted:
             if not 0 <= column < width:

@@ -18,6 +18,11 @@ def with_progress(run: Run, stream: TextIO | None = None) -> Iterator[Step]:
     """`run.steps()`, shown as it goes: loss, target tokens a second, time left, last held-out score."""
     stream = stream or sys.stderr
     meter = _Meter(run)
+    if run.total_steps < (warmup := run.config.warmup_steps):
+        print(
+            f"{run.total_steps} steps end inside of training.warmup_steps={warmup}: lower it, or train for longer",
+            file=stream,
+        )
     if not stream.isatty():
         yield from _plain(run, meter, stream)
         return
