@@ -466,3 +466,9 @@ def test_dates_are_numbered_by_time_and_names_of_rows_are_told() -> None:
     held = table[:50].assign(when="tomorrow")
     with pytest.raises(DataError, match="the held-out table: column 'when', row 1: tomorrow is not a date"):
         forest_importance(table, "new", held=held, n_trees=2)
+
+
+def test_one_shuffle_says_that_it_has_no_spread(forest: RandomForestClassifier) -> None:
+    said = "One shuffle has no spread, so by itself it shows no use of a column."
+    one, two = (tree_importance(forest, FRAME[HELD], Y[HELD], n_repeats=n).sentences for n in (1, 2))
+    assert one[-1] == said and said not in two

@@ -190,10 +190,10 @@ def compare(
             measured = transfuse.compare_alignments(model, X, y, held=held, **ways)
         typer.echo(json.dumps(measured.to_dict()) if as_json else measured.to_text())
         return
-    if not data or kinds or number or settings or validation or files or unreadable != "refuse":
-        raise ConfigError(
-            "compare takes --data; --kind, --files, --number, --validation, --unreadable and --set are for --align"
-        )
+    if not data:
+        raise ConfigError("compare needs --data FILE, held-out data to judge by")
+    if kinds or number or settings or validation or files or unreadable != "refuse":
+        raise ConfigError("--kind, --files, --number, --validation, --unreadable and --set are for --align")
     names = [str(directory) for directory in directories]
     if len(set(names)) < len(names):
         raise ConfigError(f"{' '.join(names)}: each directory once")

@@ -163,6 +163,8 @@ def tree_importance(
     known, known_weight = (y, weight) if train is None else (train[1], own_weight)
     chance = chance_of(seen, known, y, scoring, known_weight, weight)
     sentences = _sentences(table, X, score, chance, name, groups, [str(c) for c in X.columns][len(X.columns) - noise :])
+    if n_repeats == 1:
+        sentences.append("One shuffle has no spread, so by itself it shows no use of a column.")
     return Importance(table, score, chance, name, len(X), sentences)
 
 
