@@ -63,6 +63,7 @@ def test_pieces_are_short_whatever_the_lines_are(tmp_path: Path, monkeypatch: py
     for text in (
         "".join(f" = Zeile {i} =\n \n" for i in range(300)),  # as WikiText has it: no line begins with a letter
         word * 400 + "\n",
+        ("wort" + " " * 37) * 200 + "\n",
         " " + word * 400 + "ende\nneu\n" + word * 90 + "\n",
         "x" * 5000 + "\n",
         "\n" * 3000,

@@ -33,6 +33,8 @@ from transfuse import (
     TrainingConfig,
     TrainingInterrupted,
 )
+from transfuse.data.corpus import Texts
+from transfuse.data.token_file import TokenFile
 from transfuse.data.tokenizer import Tokenizer
 from transfuse.estimators import language_model
 from transfuse.models.decoder import DecoderModel
@@ -405,3 +407,18 @@ def test_an_unfinished_character_takes_nothing_with_it(
     expected = text + ("\ufffd" if missing else "\U0001f600")
     assert model.tokenizer_.decode_after([([3], ids)]) == [expected]
     assert "".join(model.stream([3])) == expected
+
+
+@pytest.mark.parametrize("unit", ["bpe", "character"])
+def test_words_and_bytes_from_any_token_on(unit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(language_model, "AT_A_TIME", 7)
+    texts = ["ten green bottles hanging on the wall", "nine Ö bottles", "eight Ü"]
+    settings = {"tokenizer": TokenizerConfig(unit=unit), "training": TRAINING.replace(max_steps=1)}
+    model = make(model=TINY.replace(vocab_size=24 if unit == "character" else 300), **settings).fit(TEXTS)
+    file = TokenFile.write(tmp_path / "tokens", Texts(texts), model.tokenizer_, model._start_id)
+    for cut in range(1, int(file.starts[1])):  # in the first document, where every character is known
+        (text,) = model.tokenizer_.decode_exactly([file.tokens[cut : file.starts[1]].tolist()])
+        rest = file.sizes[1:].sum(0)
+        assert model._size_of(file, cut) == (len(text.split()) + rest[0], len(text.encode()) + rest[1])
+    for number, start in enumerate(file.starts[:-1].tolist()):  # where a document begins, known or not
+        assert model._size_of(file, start) == tuple(file.sizes[number:].sum(0))
