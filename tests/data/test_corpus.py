@@ -59,7 +59,7 @@ def test_pieces_are_short_whatever_the_lines_are(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(subject, "PIECE", 100)
     monkeypatch.setattr(subject, "LONGEST", 400)
     path, word = tmp_path / "a.txt", "wort und  mehr\t"
-    tokenizer = Tokenizer.train_language([TEXT], 300, TokenizerConfig())
+    tokenizer = Tokenizer.train_language([("wort" + " " * 37) * 9, TEXT], 300, TokenizerConfig())  # spaces are tokens
     for text in (
         "".join(f" = Zeile {i} =\n \n" for i in range(300)),  # as WikiText has it: no line begins with a letter
         word * 400 + "\n",
