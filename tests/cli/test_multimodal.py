@@ -194,6 +194,11 @@ def test_cells_mean_what_they_are_spelled_whatever_else_is_in_their_column(tmp_p
     (tmp_path / "decimal.csv").write_text("\n".join(["code,label", *decimal]) + "\n")  # as pandas writes gaps
     _, output, _ = call("evaluate", tmp_path / "m", tmp_path / "decimal.csv", "--target", "label", "--json")
     assert json.loads(output)["scores"][0]["value"] == 100, output
+    code, _, messages = call(  # and the report draws them
+        *("fit", "multimodal", tmp_path / "codes.csv", "--target", "label", "--category", "code", "--no-alone"),
+        *("--validation", tmp_path / "decimal.csv", "--out", tmp_path / "decimal", *SIZES),
+    )
+    assert code == 0 and (tmp_path / "decimal" / "modalities.html").exists(), messages
     model = transfuse.load(tmp_path / "m")
     assert model.score(pd.DataFrame({"code": ["01", 2, "03"]}), [1, 2, 2]) == 1
 

@@ -108,23 +108,32 @@ def coded(levels: Sequence[str], values: Sequence[str | None]) -> list[int]:
     """The number of each value's level: as it is spelled or, where none is, as the whole number that it is ("01" and
     "1.0" are "1" where that is a level and they are not), or as the truth value."""
     number = {level: FIRST_LEVEL + place for place, level in enumerate(levels)}
-    whole = {int(level.partition(".")[0]): number[level] for level in levels if _WHOLE.fullmatch(level)}
-    whole |= {int(level): number[level] for level in levels if _WHOLE.fullmatch(level) and level == _plain(level)}
+    whole = _by_number(levels)
 
     def code(value: str | None) -> int:
         if value is None:
             return MISSING
-        if value in number:
-            return number[value]
-        if _WHOLE.fullmatch(value) and (found := whole.get(int(value.partition(".")[0]))) is not None:
-            return found
-        return number.get(_TRUTH.get(value, value), UNKNOWN)
+        level = value if value in number else whole.get(_whole(value), _TRUTH.get(value, value))
+        return number.get(level, UNKNOWN)
 
     return [code(value) for value in values]
 
 
-def _plain(level: str) -> str:
-    return str(int(level.partition(".")[0]))
+def as_classes(labels: Sequence[Any], classes: Sequence[Any]) -> list[Any]:
+    """Labels as the classes that they are: the same text or, where none is, the same whole number; others as they are."""
+    spelled = {str(one): one for one in classes}
+    whole = _by_number(list(spelled))
+    return [spelled.get(str(one), spelled.get(whole.get(_whole(str(one)), ""), one)) for one in labels]
+
+
+def _by_number(levels: Sequence[str]) -> dict[int | None, str]:
+    """Levels that are whole numbers by these, of several the one that is spelled most plainly."""
+    numbers = [(number, level) for level in levels if (number := _whole(level)) is not None]
+    return dict(sorted(numbers, key=lambda one: one[1] == str(one[0])))
+
+
+def _whole(text: str) -> int | None:
+    return int(text.partition(".")[0]) if _WHOLE.fullmatch(text) else None
 
 
 def plain_columns(frame: pd.DataFrame, form: FeatureForm) -> np.ndarray:

@@ -34,6 +34,20 @@ class TokenStatistics:
     fingerprint: str
 
 
+class TextSize:
+    """Words (stretches without white space) and UTF-8 bytes of a text that comes in pieces."""
+
+    def __init__(self) -> None:
+        self.n_words = self.n_bytes = 0
+        self._inside = False  # a word that goes on in the next piece
+
+    def add(self, text: str) -> None:
+        """The next piece."""
+        self.n_words += len(text.split()) - (self._inside and not text[:1].isspace())
+        self.n_bytes += len(text.encode())
+        self._inside = bool(text[-1:].strip())
+
+
 class TokenFile:
     """Token ids of documents one after another, each document begun by its start token.
 
@@ -67,12 +81,10 @@ class TokenFile:
         digest = hashlib.sha256()
         with (stage / TOKENS).open("wb") as stream:
             for pieces in documents:
-                first, inside, n_words, n_bytes = True, False, 0, 0
+                first, size = True, TextSize()
                 for batch in _batches(pieces):
                     for text in batch:
-                        n_words += len(text.split()) - (inside and not text[:1].isspace())
-                        inside = bool(text[-1:].strip())  # a word that goes on in the next piece
-                    n_bytes += sum(len(text.encode()) for text in batch)
+                        size.add(text)
                     rows = tokenizer.encode_plain(batch)
                     content = np.concatenate([np.asarray(row, dtype) for row in ([start_id] * first, *rows)]).tobytes()
                     first = False
@@ -81,7 +93,7 @@ class TokenFile:
                     n_tokens += len(content) // dtype.itemsize
                 if not first:
                     starts.append(n_tokens)
-                    sizes.append((n_words, n_bytes))
+                    sizes.append((size.n_words, size.n_bytes))
         if not n_tokens:
             raise DataError("the corpus holds no text")
         np.save(stage / STARTS, np.array(starts, dtype=np.int64))

@@ -17,7 +17,7 @@ import transfuse
 from transfuse.data.corpus import Corpus, Texts, as_corpus
 from transfuse.data.packing import PackedDataset, split_tail
 from transfuse.data.pairs import as_texts
-from transfuse.data.token_file import TokenFile
+from transfuse.data.token_file import TextSize, TokenFile
 from transfuse.data.tokenizer import BOUNDARY, Tokenizer, TokenizerConfig
 from transfuse.errors import ConfigError, DataError, GenerationError, ModelDirectoryError
 from transfuse.estimators.about import COMMON, ESTIMATOR, TOKENIZER, TOKENIZER_CONFIG, read_about, tokenizer_values
@@ -337,14 +337,12 @@ class LanguageModel(TrainedEstimator):
         """Words (stretches without white space) and UTF-8 bytes of a corpus from one of its tokens on."""
         whole = int(np.searchsorted(file.starts, cut))
         n_words, n_bytes = file.sizes[whole:].sum(0).tolist()
-        inside = False  # a word that the last stretch may have left unfinished
+        part = TextSize()
         for first in range(cut, int(file.starts[whole]), AT_A_TIME):  # of the document that the cut goes through
             last = min(first + AT_A_TIME, int(file.starts[whole]))
             (text,) = self.tokenizer_.decode_exactly([file.tokens[first:last].tolist()])
-            n_words += len(text.split()) - (inside and not text[:1].isspace())
-            n_bytes += len(text.encode())
-            inside = bool(text[-1:].strip())
-        return n_words, n_bytes
+            part.add(text)
+        return n_words + part.n_words, n_bytes + part.n_bytes
 
     def _scores(self, loss: float, n_tokens: int, n_words: int, n_bytes: int) -> list[Score]:
         if math.isnan(loss):

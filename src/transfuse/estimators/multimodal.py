@@ -435,6 +435,10 @@ class MultimodalEstimator(TrainedEstimator):
         """Targets as an array. Raises DataError naming the row of one that is missing or not usable."""
         raise NotImplementedError
 
+    def as_learned(self, targets: np.ndarray) -> np.ndarray:
+        """Targets spelled as those that the model learned from."""
+        return targets
+
     def save(self, folder: str | Path) -> Path:
         """Write a directory: config.json, model.safetensors, transfuse.json, README.md, and tokenizer.json and
         trees.json where there are any."""

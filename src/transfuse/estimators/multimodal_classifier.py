@@ -11,10 +11,11 @@ from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 
+from transfuse.data.features import as_classes
 from transfuse.errors import DataError
 from transfuse.estimators.learning_rows import LearningRows
 from transfuse.estimators.multimodal import MultimodalEstimator
-from transfuse.metrics.labels import alike, as_classes
+from transfuse.metrics.labels import alike
 from transfuse.metrics.text_scores import Score
 from transfuse.training.multimodal import MultimodalLoss
 
@@ -87,7 +88,7 @@ class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignor
     def score_of(self, outputs: np.ndarray, wanted: np.ndarray) -> list[Score]:
         """Accuracy and mean F1 of the classes, and of two classes the area under the ROC curve, in percent."""
         found = self.decided(outputs)
-        wanted, found = alike(self._as_known(wanted), found)
+        wanted, found = alike(self.as_learned(wanted), found)
         f1 = 100 * float(f1_score(wanted, found, average="macro", zero_division=0))
         accuracy = 100 * float(accuracy_score(wanted, found))
         scores = [
@@ -138,12 +139,12 @@ class MultimodalClassifier(ClassifierMixin, MultimodalEstimator):  # type: ignor
 
     def score(self, X: Any, y: Iterable[Any], sample_weight: Any = None) -> float:
         """Accuracy, from 0 to 1."""
-        wanted, found = alike(self._as_known(self.targets_of(y, "y")), self.predict(X))
+        wanted, found = alike(self.as_learned(self.targets_of(y, "y")), self.predict(X))
         return float(accuracy_score(wanted, found, sample_weight=sample_weight))
 
-    def _as_known(self, labels: np.ndarray) -> np.ndarray:
+    def as_learned(self, targets: np.ndarray) -> np.ndarray:
         """Labels as classes of the model, where they are any."""
-        found = as_classes(labels.tolist(), self.classes_.tolist())
+        found = as_classes(targets.tolist(), self.classes_.tolist())
         kinds = {isinstance(label, str) for label in found}
         return np.array(list(map(str, found)) if len(kinds) > 1 else found)
 

@@ -2,27 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 _NUMBERS = "biuf"
-_WHOLE = re.compile(r"-?\d+(?:\.0+)?")
-
-
-def as_classes(labels: Sequence[Any], classes: Sequence[Any]) -> list[Any]:
-    """Labels as the classes that they are, however spelled: the same text, or the same whole number; others as they
-    are."""
-    spelled = {str(one): one for one in classes}
-    whole = {_number(one): one for one in classes if _number(one) is not None}
-    return [spelled.get(str(one), whole.get(_number(one), one)) for one in labels]
-
-
-def _number(label: Any) -> int | None:
-    text = str(label)
-    return int(text.partition(".")[0]) if _WHOLE.fullmatch(text) else None
 
 
 def alike(wanted: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -207,7 +207,7 @@ def modality_report(
     A model of one modality has the settings of the fused one and sees the rows that have the modality; both are scored
     on the held-out rows that do.
     """
-    frame, wanted = as_frame(held[0], "held[0]"), model.targets_of(held[1], "held[1]")
+    frame, wanted = as_frame(held[0], "held[0]"), model.as_learned(model.targets_of(held[1], "held[1]"))
     if len(frame) != len(wanted):
         raise DataError(f"held has {len(frame)} rows and {len(wanted)} targets; one each is needed")
     check_judged(model, len(frame))
