@@ -120,7 +120,7 @@ def coded(levels: Sequence[str], values: Sequence[str | None]) -> list[int]:
 
 
 def as_classes(labels: Sequence[Any], classes: Sequence[Any]) -> list[Any]:
-    """Labels as the classes that they are: the same text or, where none is, the same whole number; others as they are."""
+    """Labels as the classes that they are: the same text or, where none is, the same whole number; others unchanged."""
     spelled = {str(one): one for one in classes}
     whole = _by_number(list(spelled))
     return [spelled.get(str(one), spelled.get(whole.get(_whole(str(one)), ""), one)) for one in labels]
