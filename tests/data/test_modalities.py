@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from transfuse.data.modalities import Images, MultimodalDataset
 from transfuse.data.rows import Media, RowForm, band_statistics, columns_of, read_media
 from transfuse.data.sounds import SoundConfig
 from transfuse.data.wordpiece import WordPiece, WordPieceConfig
-from transfuse.errors import ConfigError
+from transfuse.errors import CheckpointError, ConfigError
 
 IMAGES, SOUNDS = ImageConfig(size=8, channels=1), SoundConfig(rate=4000, n_mels=10, max_seconds=1.0)
 STILL = AugmentationConfig(shift=0, stretch=0, warp=0, time_mask=0, band_mask=0, modality_dropout=0, cell_dropout=0)
@@ -304,3 +305,17 @@ def test_cells_are_hidden_in_training_alone(rows: tuple[pd.DataFrame, Media, Row
     assert all(0.13 < share < 0.25 for share in shares) and all(torch.equal(part[3], keep) for part in batches)
     assert torch.equal(batches[3][2], often.batch(range(4 * n, 5 * n)).parts[place][2])
     assert torch.equal(data.batch(range(n)).parts[place][2], codes)  # and the rows themselves are as they were
+
+
+def test_a_full_disk_is_named_and_nothing_is_left_on_it(tmp_path: Path) -> None:
+    frame, _ = table(tmp_path, 5)
+    kinds = find_kinds(frame[["clip"]], {})
+    (tmp_path / "scratch").mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match=f"cannot keep sounds in {tmp_path / 'scratch'}: File too large"):
+            read_media(frame, kinds, tmp_path, IMAGES, SOUNDS, tmp_path / "scratch")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "scratch").iterdir()) == []

@@ -8,7 +8,9 @@ Shapes: N rows, M bands, C channels, S pixels a side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from transfuse.data.images import ImageConfig
 from transfuse.data.modalities import Images, Modality, Sounds, Table, Texts
 from transfuse.data.sounds import SoundConfig
 from transfuse.data.wordpiece import FIRST, LAST, PAD, WordPiece
+from transfuse.errors import CheckpointError
 
 TEXT, TABLE = "text", "table"
 """Names of the modalities that columns share; a column of images or sounds gives its own."""
@@ -73,9 +76,9 @@ def read_media(
         for row, found in _decoded(frame, name, files, images, media.failures):
             pixels[row], present[row] = found, True
         media.images[name] = pixels, present
-    for number, name in enumerate(names_of(kinds, "audio")):
+    for name in names_of(kinds, "audio"):
         lengths = np.zeros(len(frame), np.int64)
-        with _Frames(sounds.n_mels, scratch and scratch / f"sounds-{number}") as kept:
+        with _Frames(sounds.n_mels, scratch) as kept:
             for row, found in _decoded(frame, name, files, sounds, media.failures):
                 kept.add(found.frames_TM - found.frames_TM.mean(0) if sounds.level else found.frames_TM)
                 lengths[row] = len(found.frames_TM)
@@ -86,35 +89,47 @@ def read_media(
 
 
 class _Frames:
-    """Frames of one sound after another, in memory or in a file without a name."""
+    """Frames of one sound after another, in memory or in a file without a name, which ends with its use.
 
-    def __init__(self, n_bands: int, path: Path | None) -> None:
-        self.n_bands, self._path = n_bands, path
+    Raises CheckpointError naming the folder if the disk refuses.
+    """
+
+    def __init__(self, n_bands: int, scratch: Path | None) -> None:
+        self.n_bands, self._scratch = n_bands, scratch
         self._n, self._parts = 0, [np.zeros((0, n_bands), np.float32)]
 
     def __enter__(self) -> _Frames:
-        self._file = None if self._path is None else self._path.open("wb")
+        self._file = None
+        if self._scratch is not None:
+            self._file = self._tried(lambda: tempfile.TemporaryFile(dir=self._scratch))  # noqa: SIM115, closed on leaving
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._file is not None and self._path is not None:
-            self._file.close()
-            self._path.unlink()
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # of what is left to write after an error, or of nothing
+                self._file.close()
 
     def add(self, frames_TM: np.ndarray) -> None:
         """One sound more."""
         self._n += len(frames_TM)
         if self._file is None:
             self._parts.append(frames_TM)
-        else:
-            self._file.write(np.ascontiguousarray(frames_TM, np.float32).data)
+            return
+        file, content = self._file, np.ascontiguousarray(frames_TM, np.float32).data
+        self._tried(lambda: file.write(content))
 
     def all(self) -> np.ndarray:
         """All of them, (frames, M)."""
-        if self._file is None or self._path is None or not self._n:
+        if self._file is None or not self._n:
             return np.concatenate(self._parts)
-        self._file.flush()
-        return np.memmap(self._path, np.float32, "r", shape=(self._n, self.n_bands))
+        self._tried(self._file.flush)
+        return np.memmap(self._file, np.float32, "r", shape=(self._n, self.n_bands))
+
+    def _tried(self, work: Callable[[], Any]) -> Any:
+        try:
+            return work()
+        except OSError as error:
+            raise CheckpointError(f"cannot keep sounds in {self._scratch}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
